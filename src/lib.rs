@@ -1,1 +1,7 @@
-//! Steadfast.
+//! Steadfast: a gRPC store for user attributes that stays up, and loses nothing, while its storage is
+//! slow.
+
+pub mod clock;
+pub mod command;
+pub mod model;
+pub mod store;

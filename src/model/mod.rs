@@ -1,0 +1,16 @@
+//! What a write means: values, profiles, writes, and the pure function that turns one profile into
+//! the next. Nothing in here reads a clock, does I/O or knows a configuration.
+
+pub mod ids;
+pub mod profile;
+pub mod refusal;
+pub mod time;
+pub mod value;
+pub mod write;
+
+pub use ids::{NodeId, Position, ProfileKey, Site, User};
+pub use profile::{Applied, Attribute, Grave, Profile, RecentRequest, Record, Unset};
+pub use refusal::Refusal;
+pub use time::{EventTime, Instant};
+pub use value::{Value, ValueType};
+pub use write::{AttributeChange, Change, ChangeKind, Command, Entry, Notes, Write};

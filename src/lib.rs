@@ -1,7 +1,9 @@
 //! Steadfast: a gRPC store for user attributes that stays up, and loses nothing, while its storage is
 //! slow.
 
+pub mod api;
 pub mod clock;
 pub mod command;
 pub mod model;
+pub mod proto;
 pub mod store;

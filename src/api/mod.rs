@@ -1,0 +1,3 @@
+//! The gRPC surface: decode, validate, ask the stack, encode.
+
+pub mod codec;

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod clock;
 pub mod command;
+pub mod config;
 pub mod model;
 pub mod proto;
 pub mod store;

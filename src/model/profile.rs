@@ -22,6 +22,8 @@ pub struct Profile {
     pub attributes: Vec<Attribute>,
     /// Attributes unset lately, by name: they keep older sets out.
     pub unset: Vec<Unset>,
+    /// The delete that this profile was made anew after, for 30 days: it keeps older writes out.
+    pub erased: Option<Erasure>,
     /// The last applied position of each node.
     pub applied: Applied,
     /// The last few request ids, oldest first.
@@ -47,6 +49,15 @@ pub struct Unset {
     /// When it was unset, by event time.
     pub occurred_at: EventTime,
     /// When that was accepted; the tombstone lives 30 days from here.
+    pub accepted_at: EventTime,
+}
+
+/// That there was a profile before this one, and when it was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// When it was deleted, by event time.
+    pub occurred_at: EventTime,
+    /// When that was accepted; it counts for 30 days from here.
     pub accepted_at: EventTime,
 }
 
@@ -123,6 +134,14 @@ impl Record {
         }
     }
 
+    /// The last few request ids, oldest first.
+    pub fn recent(&self) -> &[RecentRequest] {
+        match self {
+            Self::Live(profile) => &profile.recent,
+            Self::Deleted(grave) => &grave.recent,
+        }
+    }
+
     /// The profile, unless it is deleted.
     pub fn live(&self) -> Option<&Profile> {
         match self {
@@ -136,5 +155,22 @@ impl Profile {
     /// The attribute called `name`.
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.binary_search_by(|a| (*a.name).cmp(name)).ok().and_then(|at| self.attributes.get(at))
+    }
+}
+
+/// The size of `attributes` that the limit of a profile speaks of: names and values in bytes, and 16
+/// bytes for each attribute and 4 for each item of a list. It does not depend on how a record is stored,
+/// so that a new encoding cannot refuse what an old one took.
+pub fn attributes_size(attributes: &[Attribute]) -> usize {
+    attributes.iter().map(|a| 16 + a.name.len() + value_size(&a.value)).sum()
+}
+
+fn value_size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Number(_) => 8,
+        Value::Bool(_) => 1,
+        Value::Time(_) => 12,
+        Value::List(items) => items.iter().map(|item| 4 + item.len()).sum(),
     }
 }

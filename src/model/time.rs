@@ -30,3 +30,10 @@ pub struct Instant {
     /// Nanoseconds after `seconds`, 0 to 999,999,999.
     pub nanos: u32,
 }
+
+impl Instant {
+    /// Whether it lies in the range that a protobuf timestamp allows.
+    pub fn is_valid(&self) -> bool {
+        (-62_135_596_800..=253_402_300_799).contains(&self.seconds) && self.nanos < 1_000_000_000
+    }
+}

@@ -4,6 +4,9 @@
 //! The contract: all or nothing per profile; a reader never misses a profile through the index (insert
 //! the new entry, put the profile, remove the old entry) and checks what it loads.
 
+pub mod keys;
+pub mod sled;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +33,9 @@ pub trait Store: Send + Sync + 'static {
     /// Index entries of one attribute in order of value, then profile number.
     fn scan_index(&self, scan: IndexScan) -> StoreFuture<IndexPage>;
 
-    /// All records in the store's own order: profiles and graves, then refused, then registry.
+    /// All records in the store's own order: profiles, then graves, then refused, then registry. A
+    /// profile has precedence over a grave of its user: an older grave may lie behind a profile that
+    /// was made anew, and a scan that goes on while writes do may meet both.
     fn scan_records(&self, after: Option<RecordCursor>, limit: usize) -> StoreFuture<RecordPage>;
 
     /// One refused record.
@@ -49,6 +54,46 @@ pub enum Purpose {
     Query,
     /// The applier.
     Apply,
+}
+
+/// What a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// [`Store::load`].
+    Load(Purpose),
+    /// [`Store::commit`].
+    Commit,
+    /// [`Store::scan_index`].
+    ScanIndex,
+    /// [`Store::scan_records`].
+    ScanRecords,
+    /// [`Store::load_refused`].
+    LoadRefused,
+    /// [`Store::flush`].
+    Flush,
+}
+
+impl Operation {
+    /// Whether it leaves the store as it is.
+    pub fn only_reads(self) -> bool {
+        !matches!(self, Self::Commit | Self::Flush)
+    }
+}
+
+/// One call, as decorators and backends speak of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What it does.
+    pub operation: Operation,
+    /// The tenant, if it is about one.
+    pub site: Option<Site>,
+}
+
+/// Asked on a backend's own thread when it begins a call: the place to inject faults that the whole
+/// store feels. What blocks here blocks the thread.
+pub trait WorkerHook: Send + Sync + 'static {
+    /// An error, or a panic, takes the place of the call.
+    fn before(&self, call: &Call) -> Result<(), StoreError>;
 }
 
 /// What a backend promises.
@@ -232,10 +277,27 @@ pub enum StoreError {
     /// The call panicked; it was caught.
     #[error("store: the call panicked: {0}")]
     Panicked(String),
-    /// The attribute is not indexed, or its index is still being built.
+    /// The attribute is not indexed: by its registry entry, or because the index is full.
     #[error("store: no index of {0:?}")]
     NotIndexed(Box<str>),
+    /// The index is still being built.
+    #[error("store: the index is being built: {done} of about {total} profiles")]
+    IndexBuilding {
+        /// Profiles done.
+        done: u64,
+        /// Profiles in all.
+        total: u64,
+    },
     /// The store has been closed.
     #[error("store: closed")]
     Closed,
+}
+
+impl StoreError {
+    /// What a caught panic said.
+    pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Self::Panicked(text.unwrap_or_else(|| "no message".to_owned()))
+    }
 }

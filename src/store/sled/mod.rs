@@ -1,0 +1,265 @@
+//! The embedded backend: one generation on sled, in a directory of its own.
+//!
+//! sled is used as a cache that survives restarts, not as a place of truth: its `flush()` does not sync,
+//! and a power cut can destroy what was synced before. The journal and its snapshots are the truth; this
+//! is what has been applied, and it is thrown away when in doubt.
+//!
+//! Writes are plain inserts and removes by one writer thread. sled's batches take a lock of the whole
+//! process that starves readers. After a kill, what is there is a prefix of that thread's writes.
+
+mod pool;
+mod scan;
+mod trees;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+use self::pool::Pool;
+pub use self::pool::PoolState;
+pub use self::trees::Mark;
+use self::trees::Trees;
+use self::writer::Writer;
+use super::{
+    AttributeInfo, Call, Committed, Declaration, Flushed, IndexPage, IndexScan, Operation, Purpose,
+    RecordCursor, RecordPage, RefusedRecord, SiteCommit, Store, StoreError, StoreFuture, WorkerHook,
+};
+use crate::model::{NodeId, ProfileKey, Record, Site};
+
+/// How a generation is opened.
+#[derive(Clone)]
+pub struct SledOptions {
+    /// sled's page cache, bytes. Smaller than the working set, a change costs three times as much.
+    pub cache_capacity: u64,
+    /// Threads that load for reads.
+    pub get_threads: usize,
+    /// Threads for queries, exports and scans.
+    pub query_threads: usize,
+    /// Threads that load for the applier.
+    pub apply_threads: usize,
+    /// Calls that may wait in each pool; more are answered [`StoreError::Busy`].
+    pub queue: usize,
+    /// Asked before each call on the thread that runs it.
+    pub hook: Option<Arc<dyn WorkerHook>>,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            cache_capacity: 256 << 20,
+            get_threads: 2,
+            query_threads: 2,
+            apply_threads: 2,
+            queue: 1024,
+            hook: None,
+        }
+    }
+}
+
+/// One generation of the store.
+pub struct SledStore {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    writer: Pool,
+    // Of its own, so that a flush on a frozen disk holds up no commit by itself.
+    flusher: Pool,
+    gets: Pool,
+    queries: Pool,
+    apply: Pool,
+}
+
+/// What the threads of one generation share.
+struct Shared {
+    // Emptied at close: sled ends, and releases its file, when the last handle is gone.
+    trees: ArcSwapOption<Trees>,
+    writer: parking_lot::Mutex<Writer>,
+    committed: AtomicU64,
+    written_bytes: AtomicU64,
+    flushed_bytes: AtomicU64,
+    damaged: AtomicBool,
+}
+
+impl Shared {
+    fn trees(&self) -> Result<Arc<Trees>, StoreError> {
+        self.trees.load_full().ok_or(StoreError::Closed)
+    }
+
+    /// Notes damage, so that the generation is replaced whoever met it.
+    fn watch<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(result, Err(StoreError::Corrupt(_))) {
+            self.damaged.store(true, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl SledStore {
+    /// Opens or creates the generation in `dir` for `node`. Blocks; sled's panics are caught.
+    pub fn open(dir: &Path, node: NodeId, options: &SledOptions) -> Result<Self, StoreError> {
+        let cache_capacity = options.cache_capacity;
+        let opened = std::panic::catch_unwind(|| {
+            let trees = Trees::open(dir, cache_capacity)?;
+            let mark = trees.mark()?;
+            Ok::<_, StoreError>((trees, mark))
+        });
+        let (trees, mark) = opened.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())))?;
+        let mark = mark.unwrap_or(Mark { node, commit_number: 0, last_position: 0, profiles: 0 });
+        let shared = Arc::new(Shared {
+            trees: ArcSwapOption::from_pointee(trees),
+            writer: parking_lot::Mutex::new(Writer::new(mark)),
+            committed: AtomicU64::new(mark.commit_number),
+            written_bytes: AtomicU64::new(0),
+            flushed_bytes: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+        });
+        let pool = |name, threads| {
+            Pool::start(name, threads, options.queue, options.hook.clone())
+                .map_err(|e| StoreError::Io(format!("cannot start a thread: {e}")))
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            shared,
+            writer: pool("store-writer", 1)?,
+            flusher: pool("store-flush", 1)?,
+            gets: pool("store-get", options.get_threads)?,
+            queries: pool("store-query", options.query_threads)?,
+            apply: pool("store-apply", options.apply_threads)?,
+        })
+    }
+
+    /// Where it lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How far it has come, as of the last finished commit.
+    pub fn mark(&self) -> Mark {
+        self.shared.writer.lock().mark()
+    }
+
+    /// The registry of all sites. Blocks; meant for the start.
+    pub fn registry(&self) -> Result<Vec<(Site, AttributeInfo)>, StoreError> {
+        self.shared.watch(self.shared.trees()?.load_registry())
+    }
+
+    /// What each pool is doing at `now`: the writer, flushes, gets, queries, the applier's loads.
+    pub fn pools(&self, now: Instant) -> Vec<PoolState> {
+        self.all_pools().iter().map(|pool| pool.state(now)).collect()
+    }
+
+    /// The age of the oldest call that runs at `now`.
+    pub fn oldest_call(&self, now: Instant) -> Option<Duration> {
+        self.pools(now).iter().filter_map(PoolState::oldest).max()
+    }
+
+    /// Bytes put since the last flush that succeeded.
+    pub fn unflushed_bytes(&self) -> u64 {
+        let flushed = self.shared.flushed_bytes.load(Ordering::Acquire);
+        self.shared.written_bytes.load(Ordering::Acquire).saturating_sub(flushed)
+    }
+
+    /// Whether a call has met damage: this generation is to be replaced.
+    pub fn is_damaged(&self) -> bool {
+        self.shared.damaged.load(Ordering::Acquire)
+    }
+
+    /// Finishes what waits, flushes and lets go of the files. Blocks, at most `limit` for the calls that
+    /// still run; an error leaves the generation unclean.
+    pub fn close(&self, limit: Duration) -> Result<(), StoreError> {
+        let until = Instant::now() + limit;
+        let pools = self.all_pools();
+        for pool in pools {
+            pool.close();
+        }
+        for pool in pools {
+            if !pool.wait_closed(until.saturating_duration_since(Instant::now())) {
+                return Err(StoreError::Busy);
+            }
+        }
+        let trees = self.shared.trees.swap(None).ok_or(StoreError::Closed)?;
+        let trees = Arc::into_inner(trees).ok_or(StoreError::Busy)?;
+        trees.flush()
+    }
+
+    fn all_pools(&self) -> [&Pool; 5] {
+        [&self.writer, &self.flusher, &self.gets, &self.queries, &self.apply]
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        operation: Operation,
+        site: Option<Site>,
+        work: impl FnOnce(&Shared, &Trees) -> Result<T, StoreError> + Send + 'static,
+    ) -> StoreFuture<T> {
+        let shared = Arc::clone(&self.shared);
+        pool.run(Call { operation, site }, move || {
+            let trees = shared.trees()?;
+            shared.watch(work(&shared, &trees))
+        })
+    }
+}
+
+impl Store for SledStore {
+    fn declaration(&self) -> Declaration {
+        Declaration { durable: false, isolates_sites: false, exclusive: true }
+    }
+
+    fn load(&self, purpose: Purpose, keys: Vec<ProfileKey>) -> StoreFuture<Vec<Option<Arc<Record>>>> {
+        let pool = match purpose {
+            Purpose::Get => &self.gets,
+            Purpose::Query => &self.queries,
+            Purpose::Apply => &self.apply,
+        };
+        let site = keys.first().map(|key| key.site.clone());
+        self.run(pool, Operation::Load(purpose), site, move |_, trees| {
+            keys.iter().map(|key| Ok(trees.load(key)?.map(Arc::new))).collect()
+        })
+    }
+
+    fn commit(&self, commit: SiteCommit) -> StoreFuture<Committed> {
+        let site = Some(commit.site.clone());
+        self.run(&self.writer, Operation::Commit, site, move |shared, trees| {
+            let mut writer = shared.writer.lock();
+            let bytes = writer.commit(trees, &commit)?;
+            let commit_number = writer.mark().commit_number;
+            shared.written_bytes.fetch_add(bytes, Ordering::AcqRel);
+            shared.committed.store(commit_number, Ordering::Release);
+            Ok(Committed { commit_number })
+        })
+    }
+
+    fn scan_index(&self, scan: IndexScan) -> StoreFuture<IndexPage> {
+        Box::pin(std::future::ready(Err(StoreError::NotIndexed(scan.attribute))))
+    }
+
+    fn scan_records(&self, after: Option<RecordCursor>, limit: usize) -> StoreFuture<RecordPage> {
+        self.run(&self.queries, Operation::ScanRecords, None, move |_, trees| {
+            scan::page(trees, after.as_ref(), limit)
+        })
+    }
+
+    fn load_refused(&self, site: Site, position: u64) -> StoreFuture<Option<RefusedRecord>> {
+        self.run(&self.gets, Operation::LoadRefused, Some(site.clone()), move |_, trees| {
+            trees.load_refused(&site, position)
+        })
+    }
+
+    fn flush(&self) -> StoreFuture<Flushed> {
+        self.run(&self.flusher, Operation::Flush, None, |shared, trees| {
+            // Noted first: commits that end while the flush runs may or may not be in it.
+            let commit_number = shared.committed.load(Ordering::Acquire);
+            let bytes = shared.written_bytes.load(Ordering::Acquire);
+            trees.flush()?;
+            shared.flushed_bytes.fetch_max(bytes, Ordering::AcqRel);
+            Ok(Flushed { commit_number })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+use super::*;
+use crate::model::{Applied, EventTime, Grave, Profile, User};
+use crate::store::{ProfilePut, StoredItem};
+
+const NODE: NodeId = NodeId(7);
+
+fn profile(number: u64, version: u64) -> Arc<Record> {
+    let mut applied = Applied::default();
+    applied.advance(NODE, number + version);
+    Arc::new(Record::Live(Profile {
+        number,
+        version,
+        created_at: EventTime::MIN,
+        updated_at: EventTime::MIN,
+        attributes: vec![],
+        unset: vec![],
+        applied,
+        recent: vec![],
+    }))
+}
+
+fn grave(version: u64) -> Arc<Record> {
+    let (occurred_at, accepted_at) = (EventTime::MIN, EventTime::MIN);
+    let (applied, recent) = (Applied::default(), vec![]);
+    Arc::new(Record::Deleted(Grave { version, occurred_at, accepted_at, applied, recent }))
+}
+
+/// User, before, after.
+type Put<'a> = (&'a str, Option<Arc<Record>>, Arc<Record>);
+
+fn commit(puts: &[Put<'_>], last_position: u64) -> SiteCommit {
+    let profiles = puts.iter().map(|(user, before, after)| ProfilePut {
+        user: User::new(*user),
+        before: before.clone(),
+        after: after.clone(),
+    });
+    SiteCommit {
+        site: Site::new("s"),
+        refused: vec![],
+        forget_refused: vec![],
+        registry: vec![],
+        profiles: profiles.collect(),
+        last_position,
+    }
+}
+
+fn key(user: &str) -> ProfileKey {
+    ProfileKey::new(Site::new("s"), User::new(user))
+}
+
+async fn load(store: &SledStore, user: &str) -> Option<Arc<Record>> {
+    store.load(Purpose::Get, vec![key(user)]).await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn a_commit_is_there_after_a_reopen_with_its_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    let first = profile(1, 1);
+    assert_eq!(store.commit(commit(&[("a", None, first.clone())], 5)).await.unwrap().commit_number, 1);
+    assert!(store.unflushed_bytes() > 0);
+    assert_eq!(store.flush().await.unwrap().commit_number, 1);
+    assert_eq!(store.unflushed_bytes(), 0);
+    store.close(Duration::from_secs(10)).unwrap();
+    assert_eq!(store.flush().await, Err(StoreError::Closed));
+
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    assert_eq!(load(&store, "a").await, Some(first));
+    assert_eq!(store.mark(), Mark { node: NODE, commit_number: 1, last_position: 5, profiles: 1 });
+}
+
+#[tokio::test]
+async fn a_conflict_applies_nothing_of_the_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    store.commit(commit(&[("a", None, profile(1, 1))], 1)).await.unwrap();
+    let wrong = commit(&[("b", None, profile(2, 1)), ("a", Some(profile(1, 9)), profile(1, 10))], 2);
+    assert_eq!(store.commit(wrong).await, Err(StoreError::Conflict));
+    assert_eq!(load(&store, "b").await, None);
+    assert_eq!(store.mark().commit_number, 1);
+}
+
+#[tokio::test]
+async fn a_delete_leaves_a_grave_and_the_next_profile_hides_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    let (first, gone, again) = (profile(1, 1), grave(2), profile(9, 3));
+    store.commit(commit(&[("a", None, first.clone())], 1)).await.unwrap();
+    store.commit(commit(&[("a", Some(first), gone.clone())], 2)).await.unwrap();
+    assert_eq!(load(&store, "a").await, Some(gone.clone()));
+    let items = store.scan_records(None, 10).await.unwrap().items;
+    assert!(matches!(&*items, [StoredItem::Grave { record, .. }] if *record == gone));
+    assert_eq!(store.mark().profiles, 0);
+    store.commit(commit(&[("a", Some(gone), again.clone())], 3)).await.unwrap();
+    assert_eq!(load(&store, "a").await, Some(again));
+    assert_eq!(store.mark().profiles, 1);
+}
+
+#[tokio::test]
+async fn a_second_open_of_one_directory_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    assert!(SledStore::open(dir.path(), NODE, &SledOptions::default()).is_err());
+}
+
+/// Panics at commits and blocks gets until told.
+struct Trouble(crossbeam_channel::Receiver<()>);
+
+impl WorkerHook for Trouble {
+    fn before(&self, call: &Call) -> Result<(), StoreError> {
+        match call.operation {
+            Operation::Commit => panic!("told to"),
+            Operation::Load(Purpose::Get) => self.0.recv().map_err(|_| StoreError::Closed),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn panics_are_caught_and_calls_that_hang_are_seen_while_other_pools_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (release, gate) = crossbeam_channel::bounded(0);
+    let options = SledOptions {
+        get_threads: 1,
+        queue: 1,
+        hook: Some(Arc::new(Trouble(gate))),
+        ..SledOptions::default()
+    };
+    let store = SledStore::open(dir.path(), NODE, &options).unwrap();
+    let told = store.commit(commit(&[("a", None, profile(1, 1))], 1)).await;
+    assert_eq!(told, Err(StoreError::Panicked("told to".to_owned())));
+
+    let hung = store.load(Purpose::Get, vec![key("a")]);
+    while store.oldest_call(Instant::now()).is_none() {
+        std::thread::yield_now();
+    }
+    let waiting = store.load(Purpose::Get, vec![key("a")]);
+    assert_eq!(store.load(Purpose::Get, vec![key("a")]).await, Err(StoreError::Busy));
+    assert_eq!(store.load(Purpose::Apply, vec![key("a")]).await, Ok(vec![None]));
+    let later = Instant::now() + Duration::from_mins(1);
+    let gets = store.pools(later).into_iter().find(|p| p.name == "store-get").unwrap();
+    assert_eq!((gets.older_than(Duration::from_secs(59)), gets.queued), (1, 1));
+
+    drop(waiting);
+    release.send(()).unwrap();
+    assert_eq!(hung.await, Ok(vec![None]));
+    store.close(Duration::from_secs(10)).unwrap();
+}

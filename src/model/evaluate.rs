@@ -79,6 +79,7 @@ pub fn evaluate(current: Option<&Record>, write: &Write, stamp: &Stamp) -> Evalu
     if current.is_some_and(|record| position.number <= record.applied().of(position.node)) {
         return Evaluation::AlreadyApplied;
     }
+    let applied = current.map(Record::applied);
     let current = current.filter(|record| !has_expired(record, stamp.accepted_at));
     if let Some(version) = duplicate_of(current, write, stamp.accepted_at) {
         return Evaluation::Duplicate { version };
@@ -101,7 +102,7 @@ pub fn evaluate(current: Option<&Record>, write: &Write, stamp: &Stamp) -> Evalu
                 }
             }
             if draft.changed {
-                draft.finish(current, write, notes)
+                draft.finish(current, applied, write, notes)
             } else {
                 Evaluation::Unchanged { version: current.map(Record::version), notes }
             }
@@ -162,9 +163,11 @@ fn has_expired(record: &Record, now: EventTime) -> bool {
 
 fn duplicate_of(current: Option<&Record>, write: &Write, now: EventTime) -> Option<u64> {
     let id = request_hash(write.request_id.as_deref()?);
-    let seen = current?.recent().iter().find(|r| r.id == id && now.since(r.accepted_at) <= RECENT_LIFE)?;
+    let mut seen = current?.recent().iter().filter(|r| r.id == id && now.since(r.accepted_at) <= RECENT_LIFE);
+    seen.clone().next()?;
     // Another payload under the same id was let in by the table of request ids, which knows better.
-    (seen.payload == payload_hash(write)).then_some(seen.version)
+    let payload = payload_hash(write);
+    seen.find(|r| r.payload == payload).map(|r| r.version)
 }
 
 fn version_mismatch(current: Option<&Record>, write: &Write) -> Option<Refusal> {
@@ -295,7 +298,14 @@ impl<'r> Draft<'r> {
         replace(unset, place, Unset { name: name.into(), occurred_at, accepted_at });
     }
 
-    fn finish(self, current: Option<&Record>, write: &Write, notes: Notes) -> Evaluation {
+    /// `applied` is told apart from `current`, because it also outlives a grave that has expired.
+    fn finish(
+        self,
+        current: Option<&Record>,
+        applied: Option<&Applied>,
+        write: &Write,
+        notes: Notes,
+    ) -> Evaluation {
         let Stamp { position, accepted_at: now, .. } = self.stamp;
         let mut profile = self.profile.into_owned();
         let before = current.and_then(Record::live).map_or(0, |old| attributes_size(&old.attributes));
@@ -312,9 +322,9 @@ impl<'r> Draft<'r> {
         }
         profile.erased = profile.erased.filter(|e| counts(e.accepted_at, now));
         if let Some(Record::Deleted(grave)) = current {
-            profile.applied = grave.applied.clone();
             profile.recent.clone_from(&grave.recent);
         }
+        profile.applied = applied.cloned().unwrap_or_default();
         profile.version = profile.version.saturating_add(1);
         profile.updated_at = now;
         profile.applied.advance(position.node, position.number);
@@ -349,5 +359,9 @@ fn new_profile(version: u64, erased: Option<Erasure>, stamp: &Stamp) -> Profile 
     }
 }
 
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

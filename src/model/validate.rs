@@ -282,3 +282,6 @@ fn check_event_time(
 fn longer(text: &str, chars: usize) -> bool {
     text.len() > chars && text.chars().nth(chars).is_some()
 }
+
+#[cfg(test)]
+mod tests;

@@ -365,7 +365,9 @@ fn a_request_id_seen_by_the_profile_is_a_duplicate() {
     assert_eq!(book.write(&erase().id("gone")), Evaluation::Duplicate { version: 4 });
     assert_eq!(book.write(&write.clone().id("first")), Evaluation::Duplicate { version: 1 });
     // The same id with other content is for the table of request ids to judge.
-    book.apply(&identify([number("n", 1.0)]).id("first"));
+    let other = identify([number("n", 1.0)]).id("first");
+    book.apply(&other);
+    assert_eq!(book.write(&other), Evaluation::Duplicate { version: 5 });
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn profile(number: u64, version: u64) -> Arc<Record> {
         updated_at: EventTime::MIN,
         attributes: vec![],
         unset: vec![],
+        erased: None,
         applied,
         recent: vec![],
     }))

@@ -8,4 +8,5 @@ pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod proto;
+pub mod serve;
 pub mod store;

@@ -1,5 +1,8 @@
 //! Every metric's name, in one place. Labels take few values each: never a user, and no site.
 
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
+
 macro_rules! names {
     ($($(#[doc = $text:literal])+ $kind:ident $name:ident = $value:literal;)*) => {
         $($(#[doc = $text])+ pub const $name: &str = $value;)*
@@ -15,6 +18,30 @@ macro_rules! names {
 }
 
 names! {
+    /// Calls answered, by method and status code.
+    counter CALLS = "steadfast_calls_total";
+    /// Seconds until a call's answer was ready, by method.
+    histogram CALL_SECONDS = "steadfast_call_seconds";
+    /// Calls being worked on.
+    gauge CALLS_IN_FLIGHT = "steadfast_calls_in_flight";
+    /// Calls refused because too many were in flight.
+    counter CALLS_SHED = "steadfast_calls_shed_total";
+    /// Calls whose handler panicked, by method.
+    counter CALL_PANICS = "steadfast_call_panics_total";
+    /// Calls ended because the client did not read their results.
+    counter CALLS_UNREAD = "steadfast_calls_unread_total";
+    /// Open data connections.
+    gauge CONNECTIONS = "steadfast_connections";
+    /// Data connections accepted.
+    counter CONNECTIONS_ACCEPTED = "steadfast_connections_accepted_total";
+    /// Data connections refused because there were too many.
+    counter CONNECTIONS_REFUSED = "steadfast_connections_refused_total";
+    /// Data connections asked to go away, by cause: age, idle, drain.
+    counter CONNECTIONS_CLOSED = "steadfast_connections_asked_to_close_total";
+    /// Data connections cut with calls in flight, after their grace.
+    counter CONNECTIONS_CUT = "steadfast_connections_cut_total";
+    /// Failures to accept a connection: no file descriptor to be had, for instance.
+    counter ACCEPT_ERRORS = "steadfast_accept_errors_total";
     /// Writes answered from what is durable already, without a journal entry.
     counter WRITES_WITHOUT_JOURNAL = "steadfast_writes_without_journal_total";
     /// Journal entries dealt with by the applier, by how they ended.
@@ -45,4 +72,23 @@ names! {
     counter PROFILE_CACHE_READS = "steadfast_profile_cache_reads_total";
     /// Seconds that a flush of the store took.
     histogram STORE_FLUSH_SECONDS = "steadfast_store_flush_seconds";
+}
+
+/// Buckets of all histograms, in seconds: 50 us to 60 s.
+const SECONDS: [f64; 19] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    10.0, 30.0, 60.0,
+];
+
+/// Makes this process collect metrics, once; the handle renders them.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = INSTALLED.lock();
+    if let Some(handle) = &*installed {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    describe();
+    *installed = Some(handle.clone());
+    Ok(handle)
 }

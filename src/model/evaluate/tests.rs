@@ -398,6 +398,24 @@ fn a_replay_is_known_by_its_position_on_each_node() {
 }
 
 #[test]
+fn what_was_applied_is_known_across_a_delete_and_a_new_beginning() {
+    let mut book = Book::default();
+    let write = identify([number("n", 1.0)]);
+    book.apply(&write);
+    book.apply(&erase().id("gone"));
+    let grave = book.record.clone();
+    let position = Position { node: NodeId(8), number: 1 };
+    for gap in [1, RECENT_LIFE.as_secs(), TOMBSTONE_LIFE.as_secs()] {
+        let stamp = Stamp { position, ..stamp(9, at(book.now + gap)) };
+        let Evaluation::Applied { record, .. } = evaluate(grave.as_ref(), &write, &stamp) else {
+            panic!("not applied")
+        };
+        assert_eq!((record.applied().of(NODE), record.applied().of(NodeId(8))), (2, 1));
+        assert_eq!(record.recent().len(), usize::from(gap <= RECENT_LIFE.as_secs()));
+    }
+}
+
+#[test]
 fn what_changes_nothing_can_be_told_without_a_position() {
     let mut book = Book::default();
     let write = identify([number("n", 1.0)]);

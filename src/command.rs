@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Refusal, Site, Write};
+use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Refusal, Site, User, Write};
+use crate::store::{AttributeInfo, RecordCursor};
 
 /// A write on its way in. The order in which a stack's `call` is made is the order of arrival: `call`
 /// registers the write, the future it returns only waits for the answer.
@@ -228,4 +229,34 @@ pub enum WriteState {
     },
     /// No such position was ever issued here, or it is another node's.
     Unknown,
+}
+
+/// What a [`Lookup`] returns.
+pub type LookupFuture<T> = std::pin::Pin<Box<dyn Future<Output = Result<T, ReadError>> + Send>>;
+
+/// Questions that are neither writes nor reads of profiles by key.
+pub trait Lookup: Send + Sync + 'static {
+    /// What became of a write of this site.
+    fn write_state(&self, site: Site, position: Position, deadline: Instant) -> LookupFuture<WriteState>;
+
+    /// The attributes that a site knows, by name, `indexed` as it is now; empty for an unknown site.
+    fn attributes(&self, site: Site, deadline: Instant) -> LookupFuture<Vec<AttributeInfo>>;
+
+    /// Some of a site's profiles in the store's order: at most `limit`, those behind `after`.
+    fn export(
+        &self,
+        site: Site,
+        after: Option<RecordCursor>,
+        limit: usize,
+        deadline: Instant,
+    ) -> LookupFuture<ExportPage>;
+}
+
+/// A part of a site's profiles.
+#[derive(Clone, Debug)]
+pub struct ExportPage {
+    /// Users and their profiles; may be empty before the end.
+    pub profiles: Vec<(User, ProfileView)>,
+    /// Where to go on; none at the end.
+    pub next: Option<RecordCursor>,
 }

@@ -2,4 +2,14 @@
 
 pub mod call;
 pub mod codec;
+pub mod decode;
+mod duplex;
+pub mod encode;
+mod read;
+pub mod service;
 pub mod status;
+mod transfer;
+mod write;
+
+pub use decode::Decoder;
+pub use service::{Attributes, Reads, Writes};

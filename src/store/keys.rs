@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::StoreError;
-use crate::model::{ProfileKey, Site, User};
+use crate::model::{ProfileKey, Site, User, codec, hash};
 
 /// The format of the records that [`encode`] writes.
 const FORMAT: u8 = 1;
@@ -27,13 +27,7 @@ pub fn profile(site: &Site, user: &User) -> Vec<u8> {
 
 /// The key of a grave: `site \0` and a 128-bit hash of the user, so that a deleted user's id is gone.
 pub fn grave(site: &Site, user: &User) -> Vec<u8> {
-    in_site(site.as_str(), &user_hash(site, user))
-}
-
-/// The 128-bit hash of a user under which the grave lies; the same in every process and version.
-pub fn user_hash(site: &Site, user: &User) -> [u8; 16] {
-    let seed = xxhash_rust::xxh3::xxh3_64(site.as_str().as_bytes());
-    xxhash_rust::xxh3::xxh3_128_with_seed(user.as_str().as_bytes(), seed).to_be_bytes()
+    in_site(site.as_str(), &hash::grave_hash(site, user))
 }
 
 /// The key of a refused record: `site \0 position`, big-endian, so that they lie in journal order.
@@ -56,21 +50,14 @@ pub fn split_profile(key: &[u8]) -> Result<ProfileKey, StoreError> {
     Ok(ProfileKey::new(site, User::new(user)))
 }
 
-/// A format byte, then postcard.
-pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
-    postcard::to_extend(value, vec![FORMAT]).map_err(|e| StoreError::Io(format!("cannot encode: {e}")))
+/// A record of the backend's own: a format byte, then postcard.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    codec::encode(FORMAT, value)
 }
 
 /// The value that [`encode`] wrote. Anything else, trailing bytes included, is damage.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    match bytes.split_first() {
-        Some((&FORMAT, body)) => {
-            let (value, rest) = postcard::take_from_bytes(body).map_err(|e| corrupt(&e.to_string()))?;
-            if rest.is_empty() { Ok(value) } else { Err(corrupt("bytes behind a record")) }
-        }
-        Some((format, _)) => Err(corrupt(&format!("a record of the unknown format {format}"))),
-        None => Err(corrupt("an empty record")),
-    }
+    codec::decode(FORMAT, bytes).map_err(|e| corrupt(&e.to_string()))
 }
 
 fn corrupt(what: &str) -> StoreError {

@@ -4,6 +4,7 @@
 //! The contract: all or nothing per profile; a reader never misses a profile through the index (insert
 //! the new entry, put the profile, remove the old entry) and checks what it loads.
 
+pub mod index;
 pub mod keys;
 pub mod sled;
 
@@ -71,12 +72,14 @@ pub enum Operation {
     LoadRefused,
     /// [`Store::flush`].
     Flush,
+    /// A backend's own: a part of its index being built.
+    BuildIndex,
 }
 
 impl Operation {
     /// Whether it leaves the store as it is.
     pub fn only_reads(self) -> bool {
-        !matches!(self, Self::Commit | Self::Flush)
+        !matches!(self, Self::Commit | Self::Flush | Self::BuildIndex)
     }
 }
 
@@ -288,6 +291,9 @@ pub enum StoreError {
         /// Profiles in all.
         total: u64,
     },
+    /// What was asked for makes no sense.
+    #[error("store: {0}")]
+    Invalid(String),
     /// The store has been closed.
     #[error("store: closed")]
     Closed,

@@ -7,6 +7,7 @@
 //! Writes are plain inserts and removes by one writer thread. sled's batches take a lock of the whole
 //! process that starves readers. After a kill, what is there is a prefix of that thread's writes.
 
+mod build;
 mod pool;
 mod scan;
 mod trees;
@@ -18,12 +19,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use self::pool::Pool;
 pub use self::pool::PoolState;
 pub use self::trees::Mark;
 use self::trees::Trees;
 use self::writer::Writer;
+use super::index::{AttributeIndex, IndexSize, IndexState};
 use super::{
     AttributeInfo, Call, Committed, Declaration, Flushed, IndexPage, IndexScan, Operation, Purpose,
     RecordCursor, RecordPage, RefusedRecord, SiteCommit, Store, StoreError, StoreFuture, WorkerHook,
@@ -43,6 +46,8 @@ pub struct SledOptions {
     pub apply_threads: usize,
     /// Calls that may wait in each pool; more are answered [`StoreError::Busy`].
     pub queue: usize,
+    /// The attribute index in memory, bytes; attributes that do not fit are not indexed.
+    pub index_capacity: u64,
     /// Asked before each call on the thread that runs it.
     pub hook: Option<Arc<dyn WorkerHook>>,
 }
@@ -55,6 +60,7 @@ impl Default for SledOptions {
             query_threads: 2,
             apply_threads: 2,
             queue: 1024,
+            index_capacity: 512 << 20,
             hook: None,
         }
     }
@@ -64,7 +70,9 @@ impl Default for SledOptions {
 pub struct SledStore {
     dir: PathBuf,
     shared: Arc<Shared>,
-    writer: Pool,
+    writer: Arc<Pool>,
+    // Disconnects when the index builder has ended.
+    builder: Receiver<()>,
     // Of its own, so that a flush on a frozen disk holds up no commit by itself.
     flusher: Pool,
     gets: Pool,
@@ -77,6 +85,11 @@ struct Shared {
     // Emptied at close: sled ends, and releases its file, when the last handle is gone.
     trees: ArcSwapOption<Trees>,
     writer: parking_lot::Mutex<Writer>,
+    index: AttributeIndex,
+    // Rises when a commit begins and when it ends.
+    clock: AtomicU64,
+    wake_builder: Sender<()>,
+    stop: AtomicBool,
     committed: AtomicU64,
     written_bytes: AtomicU64,
     flushed_bytes: AtomicU64,
@@ -86,6 +99,16 @@ struct Shared {
 impl Shared {
     fn trees(&self) -> Result<Arc<Trees>, StoreError> {
         self.trees.load_full().ok_or(StoreError::Closed)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Has the index builder look for work, or for the end.
+    fn wake_builder(&self) {
+        // Full: it has been woken and has not looked yet.
+        let _ = self.wake_builder.try_send(());
     }
 
     /// Notes damage, so that the generation is replaced whoever met it.
@@ -103,32 +126,51 @@ impl SledStore {
         let cache_capacity = options.cache_capacity;
         let opened = std::panic::catch_unwind(|| {
             let trees = Trees::open(dir, cache_capacity)?;
-            let mark = trees.mark()?;
-            Ok::<_, StoreError>((trees, mark))
+            let (mark, registry) = (trees.mark()?, trees.load_registry()?);
+            Ok::<_, StoreError>((trees, mark, registry))
         });
-        let (trees, mark) = opened.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())))?;
+        let (trees, mark, registry) =
+            opened.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())))?;
         let mark = mark.unwrap_or(Mark { node, commit_number: 0, last_position: 0, profiles: 0 });
+        let index = AttributeIndex::new(options.index_capacity);
+        for (site, info) in &registry {
+            index.declare(site, &info.name, info.indexed);
+        }
+        let (wake_builder, woken) = bounded(1);
         let shared = Arc::new(Shared {
             trees: ArcSwapOption::from_pointee(trees),
             writer: parking_lot::Mutex::new(Writer::new(mark)),
+            index,
+            clock: AtomicU64::new(0),
+            wake_builder,
+            stop: AtomicBool::new(false),
             committed: AtomicU64::new(mark.commit_number),
             written_bytes: AtomicU64::new(0),
             flushed_bytes: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
         });
+        let no_thread = |e| StoreError::Io(format!("cannot start a thread: {e}"));
         let pool = |name, threads| {
-            Pool::start(name, threads, options.queue, options.hook.clone())
-                .map_err(|e| StoreError::Io(format!("cannot start a thread: {e}")))
+            Pool::start(name, threads, options.queue, options.hook.clone()).map_err(no_thread)
         };
-        Ok(Self {
+        let (life, builder) = bounded(0);
+        let store = Self {
             dir: dir.to_owned(),
-            shared,
-            writer: pool("store-writer", 1)?,
+            shared: Arc::clone(&shared),
+            writer: Arc::new(pool("store-writer", 1)?),
+            builder,
             flusher: pool("store-flush", 1)?,
             gets: pool("store-get", options.get_threads)?,
             queries: pool("store-query", options.query_threads)?,
             apply: pool("store-apply", options.apply_threads)?,
-        })
+        };
+        let writer = Arc::clone(&store.writer);
+        let build = move || {
+            let _life: Sender<()> = life;
+            build::run(&shared, &writer, &woken);
+        };
+        std::thread::Builder::new().name("store-index".to_owned()).spawn(build).map_err(no_thread)?;
+        Ok(store)
     }
 
     /// Where it lies.
@@ -144,6 +186,21 @@ impl SledStore {
     /// The registry of all sites. Blocks; meant for the start.
     pub fn registry(&self) -> Result<Vec<(Site, AttributeInfo)>, StoreError> {
         self.shared.watch(self.shared.trees()?.load_registry())
+    }
+
+    /// Whether the attribute index is built.
+    pub fn index_state(&self) -> IndexState {
+        self.shared.index.state()
+    }
+
+    /// Bytes that the attribute index takes.
+    pub fn index_bytes(&self) -> u64 {
+        self.shared.index.used()
+    }
+
+    /// The index of each attribute of `site`.
+    pub fn index_sizes(&self, site: &Site) -> Vec<IndexSize> {
+        self.shared.index.sizes(site)
     }
 
     /// What each pool is doing at `now`: the writer, flushes, gets, queries, the applier's loads.
@@ -171,11 +228,12 @@ impl SledStore {
     /// still run; an error leaves the generation unclean.
     pub fn close(&self, limit: Duration) -> Result<(), StoreError> {
         let until = Instant::now() + limit;
-        let pools = self.all_pools();
-        for pool in pools {
-            pool.close();
+        self.stop();
+        // Nothing is ever sent: the channel only disconnects.
+        if self.builder.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
+            return Err(StoreError::Busy);
         }
-        for pool in pools {
+        for pool in self.all_pools() {
             if !pool.wait_closed(until.saturating_duration_since(Instant::now())) {
                 return Err(StoreError::Busy);
             }
@@ -183,6 +241,15 @@ impl SledStore {
         let trees = self.shared.trees.swap(None).ok_or(StoreError::Closed)?;
         let trees = Arc::into_inner(trees).ok_or(StoreError::Busy)?;
         trees.flush()
+    }
+
+    /// Takes no more calls; what waits in the writer's queue still runs.
+    fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake_builder();
+        for pool in self.all_pools() {
+            pool.close();
+        }
     }
 
     fn all_pools(&self) -> [&Pool; 5] {
@@ -201,6 +268,13 @@ impl SledStore {
             let trees = shared.trees()?;
             shared.watch(work(&shared, &trees))
         })
+    }
+}
+
+impl Drop for SledStore {
+    /// Without a close, the threads end by themselves when they have run dry.
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -225,16 +299,21 @@ impl Store for SledStore {
         let site = Some(commit.site.clone());
         self.run(&self.writer, Operation::Commit, site, move |shared, trees| {
             let mut writer = shared.writer.lock();
-            let bytes = writer.commit(trees, &commit)?;
+            let done = writer.commit(trees, &shared.index, &shared.clock, &commit)?;
             let commit_number = writer.mark().commit_number;
-            shared.written_bytes.fetch_add(bytes, Ordering::AcqRel);
+            if done.build {
+                shared.wake_builder();
+            }
+            shared.written_bytes.fetch_add(done.bytes, Ordering::AcqRel);
             shared.committed.store(commit_number, Ordering::Release);
             Ok(Committed { commit_number })
         })
     }
 
     fn scan_index(&self, scan: IndexScan) -> StoreFuture<IndexPage> {
-        Box::pin(std::future::ready(Err(StoreError::NotIndexed(scan.attribute))))
+        self.run(&self.queries, Operation::ScanIndex, Some(scan.site.clone()), move |shared, trees| {
+            scan::index_page(trees, &shared.index, &scan)
+        })
     }
 
     fn scan_records(&self, after: Option<RecordCursor>, limit: usize) -> StoreFuture<RecordPage> {

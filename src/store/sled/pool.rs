@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use crate::store::{Call, StoreError, StoreFuture, WorkerHook};
+
+/// How often a thread that waits for room looks whether the pool has been closed.
+const WAIT_STEP: Duration = Duration::from_millis(50);
 
 type Job = Box<dyn FnOnce(&Slot) + Send>;
 
@@ -61,6 +64,43 @@ impl Pool {
         call: Call,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<T> {
+        let (job, answer) = self.job(call, work);
+        let sent = match &*self.queue.read() {
+            Some(queue) => queue.try_send(job).map_err(|e| match e {
+                TrySendError::Full(_) => StoreError::Busy,
+                TrySendError::Disconnected(_) => StoreError::Closed,
+            }),
+            None => Err(StoreError::Closed),
+        };
+        Box::pin(async move {
+            sent?;
+            answer.0.await.unwrap_or(Err(StoreError::Closed))
+        })
+    }
+
+    /// Queues `work`, waiting for room; not to be called from async code.
+    pub fn submit_waiting<T: Send + 'static>(
+        &self,
+        call: Call,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Answer<T>, StoreError> {
+        let (mut job, answer) = self.job(call, work);
+        loop {
+            // Not kept while waiting: a close has to be able to take the queue away.
+            let queue = self.queue.read().clone().ok_or(StoreError::Closed)?;
+            match queue.send_timeout(job, WAIT_STEP) {
+                Ok(()) => return Ok(answer),
+                Err(SendTimeoutError::Timeout(back)) => job = back,
+                Err(SendTimeoutError::Disconnected(_)) => return Err(StoreError::Closed),
+            }
+        }
+    }
+
+    fn job<T: Send + 'static>(
+        &self,
+        call: Call,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> (Job, Answer<T>) {
         let (answer, answered) = oneshot::channel();
         let (hook, epoch) = (self.hook.clone(), self.epoch);
         let job: Job = Box::new(move |slot| {
@@ -80,17 +120,7 @@ impl Pool {
             slot.0.store(0, Ordering::Release);
             let _ = answer.send(result.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref()))));
         });
-        let sent = match &*self.queue.read() {
-            Some(queue) => queue.try_send(job).map_err(|e| match e {
-                TrySendError::Full(_) => StoreError::Busy,
-                TrySendError::Disconnected(_) => StoreError::Closed,
-            }),
-            None => Err(StoreError::Closed),
-        };
-        Box::pin(async move {
-            sent?;
-            answered.await.unwrap_or(Err(StoreError::Closed))
-        })
+        (job, Answer(answered))
     }
 
     /// What the pool is doing at `now`.
@@ -115,6 +145,16 @@ impl Pool {
     pub fn wait_closed(&self, limit: Duration) -> bool {
         // Nothing is ever sent: the channel only disconnects.
         matches!(self.alive.recv_timeout(limit), Err(crossbeam_channel::RecvTimeoutError::Disconnected))
+    }
+}
+
+/// An answer to come.
+pub struct Answer<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+impl<T> Answer<T> {
+    /// Waits for it; not to be called from async code.
+    pub fn blocking(self) -> Result<T, StoreError> {
+        self.0.blocking_recv().unwrap_or(Err(StoreError::Closed))
     }
 }
 

@@ -1,10 +1,12 @@
-//! The walk over all records, page by page.
+//! The walks over all records and along the index, page by page.
 
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::trees::{Trees, decode_grave, decode_live};
-use crate::store::{RecordCursor, RecordPage, StoreError, StoredItem, keys};
+use crate::model::ProfileKey;
+use crate::store::index::AttributeIndex;
+use crate::store::{IndexKey, IndexPage, IndexScan, RecordCursor, RecordPage, StoreError, StoredItem, keys};
 
 /// The trees in the order in which they are walked. Profiles come before graves: see [`super::trees`].
 const PARTS: u8 = 4;
@@ -38,6 +40,28 @@ pub fn page(trees: &Trees, after: Option<&RecordCursor>, limit: usize) -> Result
         part += 1;
     }
     Ok(RecordPage { items, next: None })
+}
+
+/// The entries of `scan` whose numbers lead to a profile; at most its limit (at least 1).
+pub fn index_page(trees: &Trees, index: &AttributeIndex, scan: &IndexScan) -> Result<IndexPage, StoreError> {
+    let limit = scan.limit.max(1);
+    let mut entries: Vec<(IndexKey, ProfileKey)> = Vec::new();
+    let mut after = scan.after.clone();
+    loop {
+        let (found, more) = index.scan(scan, after.as_ref(), limit - entries.len())?;
+        if let Some(last) = found.last() {
+            after = Some(last.clone());
+        }
+        for key in found {
+            // No profile: it is being made, or has just been deleted.
+            if let Some(profile) = trees.numbers.get(key.number.to_be_bytes())? {
+                entries.push((key, keys::split_profile(&profile)?));
+            }
+        }
+        if !more || entries.len() >= limit {
+            return Ok(IndexPage { entries, more });
+        }
+    }
 }
 
 fn item(part: u8, key: &[u8], value: &[u8]) -> Result<StoredItem, StoreError> {

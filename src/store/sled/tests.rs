@@ -17,6 +17,7 @@ fn profile(number: u64, version: u64) -> Arc<Record> {
         erased: None,
         applied,
         recent: vec![],
+        erased: None,
     }))
 }
 

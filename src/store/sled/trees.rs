@@ -17,12 +17,11 @@
 //! having seen its position, done again.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{NodeId, ProfileKey, Record, Site};
+use crate::model::{NodeId, ProfileKey, Record, Site, codec};
 use crate::store::{AttributeInfo, RefusedRecord, StoreError, keys};
 
 const MARK: &[u8] = b"mark";
@@ -81,7 +80,7 @@ impl Trees {
 
     /// Writes the mark.
     pub fn put_mark(&self, mark: &Mark) -> Result<(), StoreError> {
-        self.meta.insert(MARK, keys::encode(mark)?)?;
+        self.meta.insert(MARK, keys::encode(mark))?;
         Ok(())
     }
 
@@ -118,7 +117,7 @@ impl Trees {
 
 /// A record of the profiles tree.
 pub fn decode_live(bytes: &[u8]) -> Result<Record, StoreError> {
-    match keys::decode(bytes)? {
+    match decode_record(bytes)? {
         record @ Record::Live(_) => Ok(record),
         Record::Deleted(_) => Err(StoreError::Corrupt("a grave among the profiles".to_owned())),
     }
@@ -126,15 +125,15 @@ pub fn decode_live(bytes: &[u8]) -> Result<Record, StoreError> {
 
 /// A record of the graves tree.
 pub fn decode_grave(bytes: &[u8]) -> Result<Record, StoreError> {
-    match keys::decode(bytes)? {
+    match decode_record(bytes)? {
         record @ Record::Deleted(_) => Ok(record),
         Record::Live(_) => Err(StoreError::Corrupt("a profile among the graves".to_owned())),
     }
 }
 
-/// A record as the trees hold it.
-pub fn encode_record(record: &Arc<Record>) -> Result<Vec<u8>, StoreError> {
-    keys::encode(&**record)
+/// A record of either.
+pub fn decode_record(bytes: &[u8]) -> Result<Record, StoreError> {
+    codec::decode_record(bytes).map_err(|e| StoreError::Corrupt(e.to_string()))
 }
 
 impl From<sled::Error> for StoreError {

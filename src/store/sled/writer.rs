@@ -2,25 +2,38 @@
 //!
 //! First every profile is compared with what the commit expects; a difference refuses the whole commit.
 //! Then, in this order, so that a cut anywhere leaves something that replay completes: refused records,
-//! registry, profiles, mark. A profile's own put is its atom: the entry under its number comes before it,
-//! the removal of an old number after it. A cut between the two leaves at most a number whose profile is
-//! gone, which readers see on the loaded profile.
+//! registry, profiles, mark. A profile's own put is its atom: its new index entries and the entry under
+//! its number come before it, the removal of the old ones after it. A cut between the two leaves at most a
+//! number whose profile is gone, which readers see on the loaded profile.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::trees::{Mark, Trees, encode_record};
-use crate::model::Record;
+use hashbrown::HashMap;
+
+use super::trees::{Mark, Trees, decode_record};
+use crate::model::{Profile, Record, codec};
+use crate::store::index::AttributeIndex;
 use crate::store::{ProfilePut, SiteCommit, StoreError, keys};
 
 /// The writer's state.
 pub struct Writer {
     mark: Mark,
+    /// While the index is built: the profiles that commits touched, and when by the store's clock.
+    touched: Option<HashMap<u64, u64>>,
+}
+
+/// What a commit did.
+pub struct Done {
+    /// Bytes put.
+    pub bytes: u64,
+    /// Whether the index has something to build.
+    pub build: bool,
 }
 
 impl Writer {
-    /// A writer that goes on from `mark`.
+    /// A writer that goes on from `mark`, with an index yet to be built.
     pub fn new(mark: Mark) -> Self {
-        Self { mark }
+        Self { mark, touched: Some(HashMap::new()) }
     }
 
     /// How far it has come.
@@ -28,15 +41,61 @@ impl Writer {
         self.mark
     }
 
-    /// Applies `commit`; answers how many bytes it put.
-    pub fn commit(&mut self, trees: &Trees, commit: &SiteCommit) -> Result<u64, StoreError> {
-        let site = &commit.site;
+    /// Starts to note which profiles are touched.
+    pub fn track(&mut self) {
+        self.touched.get_or_insert_default().clear();
+    }
+
+    /// Stops it.
+    pub fn stop_tracking(&mut self) {
+        self.touched = None;
+    }
+
+    /// Forgets what was touched before `time`.
+    pub fn forget_touched_before(&mut self, time: u64) {
+        if let Some(touched) = &mut self.touched {
+            touched.retain(|_, at| *at >= time);
+        }
+    }
+
+    /// Whether the profile with this number has been touched.
+    pub fn touched(&self, number: u64) -> bool {
+        self.touched.as_ref().is_some_and(|touched| touched.contains_key(&number))
+    }
+
+    /// Applies `commit`. `clock` rises when it begins and when it ends.
+    pub fn commit(
+        &mut self,
+        trees: &Trees,
+        index: &AttributeIndex,
+        clock: &AtomicU64,
+        commit: &SiteCommit,
+    ) -> Result<Done, StoreError> {
         for put in &commit.profiles {
             check(trees, commit, put)?;
         }
-        let mut bytes = 0;
+        let now = clock.fetch_add(1, Ordering::AcqRel) + 1;
+        if let Some(touched) = &mut self.touched {
+            for put in &commit.profiles {
+                touched.extend(live(Some(&put.after)).map(|profile| (profile.number, now)));
+                touched.extend(live(put.before.as_deref()).map(|profile| (profile.number, now)));
+            }
+        }
+        let applied = self.apply(trees, index, commit);
+        clock.fetch_add(1, Ordering::AcqRel);
+        applied
+    }
+
+    fn apply(
+        &mut self,
+        trees: &Trees,
+        index: &AttributeIndex,
+        commit: &SiteCommit,
+    ) -> Result<Done, StoreError> {
+        let site = &commit.site;
+        let (mut bytes, mut build) = (0, false);
         for refused in &commit.refused {
-            let value = keys::encode(refused)?;
+            let value = keys::encode(refused);
             bytes += value.len();
             trees.refused.insert(keys::refused(site, refused.position), value)?;
         }
@@ -44,31 +103,42 @@ impl Writer {
             trees.refused.remove(keys::refused(site, *position))?;
         }
         for info in &commit.registry {
-            let value = keys::encode(info)?;
+            let value = keys::encode(info);
             bytes += value.len();
             trees.registry.insert(keys::in_site(site.as_str(), info.name.as_bytes()), value)?;
+            build |= index.declare(site, &info.name, info.indexed);
         }
         let mut mark = self.mark;
         for put in &commit.profiles {
-            bytes += put_one(trees, commit, put)?;
-            let (before, after) = (live_number(put.before.as_ref()), live_number(Some(&put.after)));
-            mark.profiles += u64::from(before.is_none() && after.is_some());
-            mark.profiles = mark.profiles.saturating_sub(u64::from(before.is_some() && after.is_none()));
+            bytes += put_one(trees, index, commit, put)?;
+            match (live(put.before.as_deref()), live(Some(&put.after))) {
+                (None, Some(_)) => mark.profiles += 1,
+                (Some(_), None) => mark.profiles = mark.profiles.saturating_sub(1),
+                _ => {}
+            }
         }
         mark.commit_number += 1;
         mark.last_position = mark.last_position.max(commit.last_position);
         trees.put_mark(&mark)?;
         self.mark = mark;
-        Ok(bytes as u64)
+        Ok(Done { bytes: bytes as u64, build })
     }
 }
 
 /// Puts one profile, or its grave; answers how many bytes.
-fn put_one(trees: &Trees, commit: &SiteCommit, put: &ProfilePut) -> Result<usize, StoreError> {
-    let (before, after) = (live_number(put.before.as_ref()), live_number(Some(&put.after)));
+fn put_one(
+    trees: &Trees,
+    index: &AttributeIndex,
+    commit: &SiteCommit,
+    put: &ProfilePut,
+) -> Result<usize, StoreError> {
+    let (before, after) = (live(put.before.as_deref()), live(Some(&put.after)));
+    let edits = index.edits(&commit.site, before, after);
+    let (before, after) = (before.map(|p| p.number), after.map(|p| p.number));
     let key = keys::profile(&commit.site, &put.user);
-    let value = encode_record(&put.after)?;
+    let value = codec::encode_record(&put.after);
     let bytes = key.len() + value.len();
+    index.insert(&edits);
     if let Some(number) = after
         && before != after
     {
@@ -80,6 +150,7 @@ fn put_one(trees: &Trees, commit: &SiteCommit, put: &ProfilePut) -> Result<usize
         trees.graves.insert(keys::grave(&commit.site, &put.user), value)?;
         trees.profiles.remove(key)?;
     }
+    index.remove(&edits);
     if let Some(number) = before
         && before != after
     {
@@ -88,9 +159,8 @@ fn put_one(trees: &Trees, commit: &SiteCommit, put: &ProfilePut) -> Result<usize
     Ok(bytes)
 }
 
-/// The profile's number, if there is a profile.
-fn live_number(record: Option<&Arc<Record>>) -> Option<u64> {
-    record.and_then(|record| record.live()).map(|profile| profile.number)
+fn live(record: Option<&Record>) -> Option<&Profile> {
+    record.and_then(Record::live)
 }
 
 /// Whether the store holds what `put` expects.
@@ -103,7 +173,7 @@ fn check(trees: &Trees, commit: &SiteCommit, put: &ProfilePut) -> Result<(), Sto
         (None, None) => Ok(()),
         (Some(before), Some(stored)) => {
             // Comparing bytes is the cheap way; records of an older format are compared decoded.
-            if encode_record(before)? == *stored || **before == keys::decode(&stored)? {
+            if codec::encode_record(before) == *stored || **before == decode_record(&stored)? {
                 Ok(())
             } else {
                 Err(StoreError::Conflict)

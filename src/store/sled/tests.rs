@@ -17,7 +17,6 @@ fn profile(number: u64, version: u64) -> Arc<Record> {
         erased: None,
         applied,
         recent: vec![],
-        erased: None,
     }))
 }
 

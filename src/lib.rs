@@ -5,6 +5,7 @@ pub mod api;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod journal;
 pub mod metrics;
 pub mod model;
 pub mod proto;

@@ -42,6 +42,20 @@ names! {
     counter CONNECTIONS_CUT = "steadfast_connections_cut_total";
     /// Failures to accept a connection: no file descriptor to be had, for instance.
     counter ACCEPT_ERRORS = "steadfast_accept_errors_total";
+    /// Seconds of a journal write with its sync.
+    histogram JOURNAL_SYNC_SECONDS = "steadfast_journal_sync_seconds";
+    /// Entries in a journal batch.
+    histogram JOURNAL_BATCH_ENTRIES = "steadfast_journal_batch_entries";
+    /// Bytes written to the journal.
+    counter JOURNAL_BYTES = "steadfast_journal_written_bytes_total";
+    /// Entries made durable in the journal.
+    counter JOURNAL_ENTRIES = "steadfast_journal_entries_total";
+    /// Segments of the journal.
+    gauge JOURNAL_SEGMENTS = "steadfast_journal_segments";
+    /// Bytes of the journal's total quota in use.
+    gauge JOURNAL_USED_BYTES = "steadfast_journal_used_bytes";
+    /// Entries that the journal did not take, by reason: overloaded, stalled, full, failed.
+    counter JOURNAL_NOT_TAKEN = "steadfast_journal_not_taken_total";
     /// Writes answered from what is durable already, without a journal entry.
     counter WRITES_WITHOUT_JOURNAL = "steadfast_writes_without_journal_total";
     /// Journal entries dealt with by the applier, by how they ended.

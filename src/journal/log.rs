@@ -1,0 +1,233 @@
+//! The writer: puts batches into the last segment and begins new ones. Synchronous, one at a time; the
+//! committer's thread drives it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::{At as _, IoFailure};
+use super::format::{self, BatchEncoder, BatchSettings, SEGMENT_HEADER, SegmentHeader, TERMINATOR};
+use super::fs::OpenMode;
+use super::manifest::{Sealed, SegmentEntry, segment_path};
+use super::spare::Spares;
+use super::table::{End, Segment, Shared};
+use crate::model::EventTime;
+
+/// Kept free for the overhead of batches whose number is not known beforehand.
+const MARGIN: u64 = 1024;
+/// The encoder's buffer is given back to this size after a large batch.
+const KEEP_BUFFER: usize = 1 << 20;
+
+/// Where an entry went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub position: u64,
+    pub offset: u32,
+    pub bytes: u32,
+}
+
+/// Where the last segment stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    pub end: End,
+    pub digest: u32,
+    pub next_position: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    shared: Arc<Shared>,
+    spares: Arc<Spares>,
+    segment: Arc<Segment>,
+    tail: Tail,
+    /// When the last entry that was stamped was accepted.
+    stamped: EventTime,
+    encoder: BatchEncoder,
+    segment_bytes: u64,
+    max_entry: u64,
+    quota: u64,
+}
+
+/// Makes the file of segment `header` out of a spare, with what `fill` writes; durable when it returns, but not
+/// yet part of the journal.
+pub(crate) fn make_segment(
+    shared_fs: &dyn super::fs::Fs,
+    dir: &std::path::Path,
+    spares: &Spares,
+    header: &SegmentHeader,
+    fill: impl FnOnce(&dyn super::fs::FsFile) -> Result<(), IoFailure>,
+) -> Result<Box<dyn super::fs::FsFile>, IoFailure> {
+    let spare = spares.take()?;
+    let file = shared_fs.open(&spare, OpenMode::Write).at("open", &spare)?;
+    if file.len().at("measure", &spare)? != header.length {
+        // The configured length changed since the segment that is copied was begun.
+        file.set_len(header.length).at("resize", &spare)?;
+    }
+    let mut head = header.encode();
+    head.extend_from_slice(&TERMINATOR);
+    file.write_all_at(&head, 0).at("write", &spare)?;
+    fill(&*file)?;
+    file.sync_data().at("sync", &spare)?;
+    let path = segment_path(dir, header.number);
+    shared_fs.rename(&spare, &path).at("rename", &spare)?;
+    shared_fs.sync_dir(dir).at("sync", dir)?;
+    Ok(file)
+}
+
+impl Log {
+    pub fn new(
+        shared: Arc<Shared>,
+        spares: Arc<Spares>,
+        segment: Arc<Segment>,
+        tail: Tail,
+        limits: (u64, u64, u64),
+    ) -> Self {
+        let (segment_bytes, max_entry, quota) = limits;
+        let mut log = Self {
+            shared,
+            spares,
+            segment,
+            stamped: tail.end.accepted_at,
+            tail,
+            encoder: BatchEncoder::default(),
+            segment_bytes,
+            max_entry,
+            quota,
+        };
+        log.encoder.start(log.segment.seed, log.tail.next_position);
+        log
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn spares(&self) -> &Arc<Spares> {
+        &self.spares
+    }
+
+    /// Adds an entry to the batch; `None` if it does not fit into the segment any more.
+    pub fn push(&mut self, now: EventTime, payload: &[u8]) -> Option<(Placed, EventTime)> {
+        let bytes = (format::ENTRY_HEADER + payload.len()) as u64;
+        if self.tail.end.offset + self.encoder.total() + bytes > self.segment.length {
+            return None;
+        }
+        self.stamped = EventTime(now.0.max(self.stamped.0.saturating_add(1)));
+        let (position, back) = self.encoder.push(self.stamped, payload);
+        let offset = (self.tail.end.offset + u64::from(back)) as u32;
+        Some((Placed { position, offset, bytes: bytes as u32 }, self.stamped))
+    }
+
+    /// Bytes of the batch so far.
+    pub fn batch_bytes(&self) -> u64 {
+        self.encoder.total()
+    }
+
+    /// Whether there is no entry in the batch.
+    pub fn is_empty(&self) -> bool {
+        self.encoder.is_empty()
+    }
+
+    /// Writes the batch and syncs it: after this its entries are kept.
+    pub fn commit(&mut self, settings: BatchSettings) -> Result<(), IoFailure> {
+        let count = self.encoder.count();
+        let at = self.tail.end.offset;
+        let (bytes, length, checksum) = self.encoder.finish(settings, self.segment.length - at);
+        self.segment.file.write_all_at(bytes, at).at("write", &self.segment.path)?;
+        self.segment.file.sync_data().at("sync", &self.segment.path)?;
+        self.tail.digest = format::digest(self.tail.digest, checksum);
+        self.tail.next_position += u64::from(count);
+        self.tail.end =
+            End { offset: at + length, position: self.tail.next_position - 1, accepted_at: self.stamped };
+        self.shared.table.write().end = self.tail.end;
+        self.encoder.shrink(KEEP_BUFFER);
+        self.encoder.start(self.segment.seed, self.tail.next_position);
+        Ok(())
+    }
+
+    fn seal(&self) -> Sealed {
+        Sealed {
+            end: self.tail.end.offset,
+            last_position: self.tail.end.position,
+            digest: self.tail.digest,
+            accepted_high: self.tail.end.accepted_at,
+        }
+    }
+
+    /// Begins the next segment. The batch must be empty.
+    pub fn roll(&mut self) -> Result<(), IoFailure> {
+        let seal = self.seal();
+        let number = self.shared.manifest.lock().next_segment;
+        let header = SegmentHeader {
+            node: self.shared.node,
+            number,
+            first_position: self.tail.next_position,
+            accepted_high: self.tail.end.accepted_at,
+            previous_digest: seal.digest,
+            previous_last: seal.last_position,
+            length: self.segment_bytes,
+        };
+        let file = make_segment(&*self.shared.fs, &self.shared.dir, &self.spares, &header, |_| Ok(()))?;
+        let entry = SegmentEntry {
+            number,
+            node: header.node,
+            first_position: header.first_position,
+            length: header.length,
+            sealed: None,
+        };
+        let segment = Arc::new(Segment::new(&entry, &self.shared.dir, file));
+        self.shared.change_manifest(|manifest| {
+            if let Some(last) = manifest.segments.last_mut() {
+                last.sealed = Some(seal);
+            }
+            manifest.segments.push(entry);
+            manifest.next_segment = number + 1;
+        })?;
+        let _first = self.segment.sealed.set(seal);
+        self.tail.end.offset = SEGMENT_HEADER;
+        self.tail.digest = 0;
+        {
+            let mut table = self.shared.table.write();
+            table.segments.push(Arc::clone(&segment));
+            table.end = self.tail.end;
+        }
+        self.segment = segment;
+        self.encoder.start(self.segment.seed, self.tail.next_position);
+        Ok(())
+    }
+
+    /// Bytes of entries, headers included, that can be taken until quota or disk are full.
+    pub fn capacity(&self) -> u64 {
+        let here = self.segment.length.saturating_sub(self.tail.end.offset).saturating_sub(MARGIN);
+        let live = self.shared.table.read().segments.len() as u64;
+        let allowed = (self.quota / self.segment_bytes).saturating_sub(live);
+        let more = self.spares.left().map_or(allowed, |left| left.min(allowed));
+        if more == 0 {
+            return here;
+        }
+        // What waits spans at most two segment ends, and at each an entry may not fit into the rest.
+        let room = more.saturating_mul(self.segment_bytes - SEGMENT_HEADER - MARGIN);
+        (here + room).saturating_sub(2 * self.max_entry).max(here.saturating_sub(self.max_entry))
+    }
+
+    /// Live segments.
+    pub fn segments(&self) -> usize {
+        self.shared.table.read().segments.len()
+    }
+
+    /// Bytes of the quota in use.
+    pub fn used(&self) -> u64 {
+        self.shared.table.read().used()
+    }
+
+    /// Marks the journal as closed in order.
+    pub fn mark_clean(&self) -> Result<(), IoFailure> {
+        let (seal, next_position) = (self.seal(), self.tail.next_position);
+        self.shared.change_manifest(|manifest| {
+            manifest.clean = Some(seal);
+            manifest.next_position = next_position;
+        })
+    }
+}
+
+/// Five minutes: a clock further behind the last entry is not waited for.
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);

@@ -1,0 +1,4 @@
+//! Tests of the journal.
+
+mod basics;
+mod support;

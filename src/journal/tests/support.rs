@@ -1,0 +1,121 @@
+//! What the journal's tests share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use super::super::fs::{FaultyFs, Fs};
+use super::super::log::Log;
+use super::super::{
+    BatchSettings, Committed, Journal, JournalError, JournalOptions, JournalReader, Kept, OpenError, Opened,
+    Sink, StoredEntry, Submission,
+};
+use crate::clock::ManualClock;
+use crate::model::EventTime;
+
+pub const DIR: &str = "/journal";
+
+pub fn start_time() -> EventTime {
+    EventTime::MIN.plus(Duration::from_secs(1_000_000))
+}
+
+pub fn options() -> JournalOptions {
+    JournalOptions {
+        segment_bytes: 64 << 10,
+        batch_bytes: 24 << 10,
+        max_entry_bytes: 16 << 10,
+        queue_entries: 1000,
+        queue_bytes: 24 << 10,
+        total_quota: 64 << 20,
+        ..JournalOptions::new(DIR)
+    }
+}
+
+pub fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(start_time()))
+}
+
+pub fn open(fs: &FaultyFs) -> Result<Opened, OpenError> {
+    open_with(fs, options())
+}
+
+pub fn open_with(fs: &FaultyFs, options: JournalOptions) -> Result<Opened, OpenError> {
+    Journal::<u64>::open(options, Arc::new(fs.clone()), clock())
+}
+
+pub fn settings() -> BatchSettings {
+    BatchSettings { refresh_after: Duration::from_secs(600), semantics: 1 }
+}
+
+/// The payload of the `n`th entry of a script: its length varies, its content tells which it is.
+pub fn payload(n: u64, length: usize) -> Vec<u8> {
+    let mut bytes = format!("entry {n} ").into_bytes();
+    bytes.resize(bytes.len().max(length), (n % 251) as u8);
+    bytes
+}
+
+/// Commits one batch without threads.
+pub fn append(log: &mut Log, payloads: &[Vec<u8>]) -> Result<Vec<u64>, super::super::IoFailure> {
+    let mut positions = Vec::new();
+    for payload in payloads {
+        loop {
+            if let Some((placed, _)) = log.push(start_time(), payload) {
+                positions.push(placed.position);
+                break;
+            }
+            if !log.is_empty() {
+                log.commit(settings())?;
+            }
+            log.roll()?;
+        }
+    }
+    log.commit(settings())?;
+    Ok(positions)
+}
+
+pub fn all(reader: &JournalReader) -> Vec<StoredEntry> {
+    reader.scan(0).map(|entry| entry.expect("a whole journal")).collect()
+}
+
+/// What a sink heard.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Committed(Vec<Committed<u64>>),
+    Failed(Vec<u64>, Kept),
+}
+
+pub struct Ear(Sender<Heard>);
+
+impl Sink<u64> for Ear {
+    fn committed(&mut self, batch: Vec<Committed<u64>>) {
+        let _test_is_over = self.0.send(Heard::Committed(batch));
+    }
+    fn failed(&mut self, tickets: Vec<u64>, kept: Kept, _error: Arc<JournalError>) {
+        let _test_is_over = self.0.send(Heard::Failed(tickets, kept));
+    }
+}
+
+pub fn start(opened: Opened) -> (Journal<u64>, Receiver<Heard>) {
+    let (sender, receiver) = channel();
+    (opened.start(settings, Box::new(Ear(sender))).unwrap(), receiver)
+}
+
+pub fn submission(n: u64) -> Submission<u64> {
+    Submission { payload: payload(n, 20), ticket: n }
+}
+
+/// Submits one entry and waits for it.
+pub fn keep(journal: &Journal<u64>, heard: &Receiver<Heard>, n: u64) -> Committed<u64> {
+    journal.submit(submission(n)).unwrap();
+    match heard.recv().unwrap() {
+        Heard::Committed(mut batch) => batch.pop().unwrap(),
+        Heard::Failed(..) => panic!("entry {n} failed"),
+    }
+}
+
+pub fn file_of(fs: &FaultyFs, prefix: &str) -> PathBuf {
+    let names = fs.list(Path::new(DIR)).unwrap();
+    let name = names.iter().rfind(|name| name.starts_with(prefix)).unwrap();
+    Path::new(DIR).join(name)
+}

@@ -2,6 +2,7 @@
 //! slow.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `steadfast` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    steadfast::cli::run()
+}

@@ -53,13 +53,13 @@ pub enum ConfigError {
         message: String,
     },
     /// There is no such setting.
-    #[error("{origin}: there is no setting {key:?}; known here: {known}")]
+    #[error("{origin}: there is no setting {key:?}; `steadfast config` shows all, among them {known}")]
     Unknown {
         /// What was given.
         key: String,
         /// Where.
         origin: Origin,
-        /// What there is.
+        /// Some that are spelt alike.
         known: String,
     },
     /// The value does not fit.
@@ -216,24 +216,15 @@ impl Layers {
     }
 
     fn unknown(&self, key: &str, origin: Origin) -> ConfigError {
-        let environment = matches!(origin, Origin::Environment(_));
-        let section = key.split_once('.').map(|(section, _)| format!("{section}."));
-        let mut known: Vec<String> = self
-            .order
-            .iter()
-            .filter(|candidate| section.as_ref().is_some_and(|section| candidate.starts_with(section)))
-            .cloned()
-            .collect();
-        if known.is_empty() {
-            known.clone_from(&self.order);
-        }
-        if environment {
-            let mut names: Vec<String> = self.order.iter().map(|key| variable(key)).collect();
-            let shared = |name: &String| name.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
-            names.sort_by_key(|name| std::cmp::Reverse(shared(name)));
-            names.truncate(5);
-            known = names;
-        }
+        let named = |key: &String| match origin {
+            Origin::Environment(_) => variable(key),
+            _ => key.clone(),
+        };
+        // Those that begin alike: a slip is most often near the end.
+        let shared = |name: &String| name.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
+        let mut known: Vec<String> = self.order.iter().map(named).collect();
+        known.sort_by_key(|name| std::cmp::Reverse(shared(name)));
+        known.truncate(8);
         ConfigError::Unknown { key: key.to_owned(), origin, known: known.join(", ") }
     }
 

@@ -29,7 +29,7 @@ pub use accept::Node;
 pub use body::ReplyBody;
 pub use health::{Health, health};
 pub use operations::Operations;
-pub use routes::{Router, reflection};
+pub use routes::{Router, data_routes, operations_routes};
 
 /// What the data listener serves: tonic's generated servers, or a [`Router`] over several.
 pub trait GrpcService:

@@ -7,7 +7,13 @@ use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
 use tower::Service;
+
+use crate::api::{Attributes, Reads, Writes};
+use crate::config;
+use crate::proto::attribute_service_server::AttributeServiceServer;
 
 /// The data service, reached by one comparison, and all others behind tonic's router.
 #[derive(Clone, Debug)]
@@ -47,7 +53,7 @@ where
 
 /// Adds server reflection, v1 and v1alpha (some clients know only one), with the types of error details, so
 /// that clients can print them.
-pub fn reflection(routes: &mut RoutesBuilder) -> Result<(), tonic_reflection::server::Error> {
+fn reflection(routes: &mut RoutesBuilder) -> Result<(), tonic_reflection::server::Error> {
     let sets = [
         crate::proto::DESCRIPTOR_SET,
         tonic_types::pb::FILE_DESCRIPTOR_SET,
@@ -62,4 +68,25 @@ pub fn reflection(routes: &mut RoutesBuilder) -> Result<(), tonic_reflection::se
     routes.add_service(builder().build_v1()?);
     routes.add_service(builder().build_v1alpha()?);
     Ok(())
+}
+
+/// What the data listener serves: the data service, health and reflection.
+pub fn data_routes<W: Writes, R: Reads>(
+    attributes: Attributes<W, R>,
+    settings: &config::Server,
+    health: HealthServer<HealthService>,
+) -> Result<Router<AttributeServiceServer<Attributes<W, R>>>, tonic_reflection::server::Error> {
+    let limit = usize::try_from(settings.max_message.0).unwrap_or(usize::MAX);
+    let server = AttributeServiceServer::new(attributes).max_decoding_message_size(limit);
+    Ok(Router::new(server, operations_routes(health)?))
+}
+
+/// What the operations listener serves besides plain HTTP: health and reflection.
+pub fn operations_routes(
+    health: HealthServer<HealthService>,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let mut routes = Routes::builder();
+    routes.add_service(health);
+    reflection(&mut routes)?;
+    Ok(routes.routes().prepare())
 }

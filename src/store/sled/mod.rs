@@ -69,6 +69,7 @@ impl Default for SledOptions {
 /// One generation of the store.
 pub struct SledStore {
     dir: PathBuf,
+    stored_mark: Option<Mark>,
     shared: Arc<Shared>,
     writer: Arc<Pool>,
     // Disconnects when the index builder has ended.
@@ -131,6 +132,7 @@ impl SledStore {
         });
         let (trees, mark, registry) =
             opened.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())))?;
+        let stored_mark = mark;
         let mark = mark.unwrap_or(Mark { node, commit_number: 0, last_position: 0, profiles: 0 });
         let index = AttributeIndex::new(options.index_capacity);
         for (site, info) in &registry {
@@ -156,6 +158,7 @@ impl SledStore {
         let (life, builder) = bounded(0);
         let store = Self {
             dir: dir.to_owned(),
+            stored_mark,
             shared: Arc::clone(&shared),
             writer: Arc::new(pool("store-writer", 1)?),
             builder,
@@ -181,6 +184,11 @@ impl SledStore {
     /// How far it has come, as of the last finished commit.
     pub fn mark(&self) -> Mark {
         self.shared.writer.lock().mark()
+    }
+
+    /// The mark that was found at open; none in a generation without commits.
+    pub fn stored_mark(&self) -> Option<Mark> {
+        self.stored_mark
     }
 
     /// The registry of all sites. Blocks; meant for the start.

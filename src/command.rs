@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Refusal, Site, User, Write};
+use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Record, Refusal, Site, User, Write};
 use crate::store::{AttributeInfo, RecordCursor};
 
 /// A write on its way in. The order in which a stack's `call` is made is the order of arrival: `call`
@@ -103,13 +103,13 @@ pub enum WriteError {
     /// `if_version` with `wait = JOURNALED`: the answer needs the profile.
     #[error("if_version cannot be combined with WAIT_JOURNALED")]
     ConditionNeedsApplied,
-    /// The write was accepted and could not be applied.
+    /// The write cannot be applied to the profile.
     #[error("the write was refused: {reason}")]
     Refused {
         /// Why.
         reason: Refusal,
-        /// Where it is.
-        position: Position,
+        /// Where it is; none if it was refused before it was accepted.
+        position: Option<Position>,
     },
     /// A conditional write was not decided in time; it will be.
     #[error("the condition has not been decided yet; ask again with the same request id")]
@@ -131,6 +131,14 @@ pub enum WriteError {
         /// Bytes in use.
         used: u64,
         /// Bytes allowed.
+        limit: u64,
+    },
+    /// The write is longer than a journal entry can be.
+    #[error("the write takes {bytes} bytes in the journal; at most {limit}")]
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The bound.
         limit: u64,
     },
     /// The oldest batch has been waiting for its fsync for more than a second.
@@ -180,12 +188,19 @@ pub struct ReadRequest {
 /// One profile as a reader sees it: what is stored, with the user's pending writes on top.
 #[derive(Clone, Debug)]
 pub struct ProfileView {
-    /// The profile; none if there is none.
-    pub profile: Option<Arc<Profile>>,
+    /// The profile, always `Record::Live`; none if there is none.
+    pub profile: Option<Arc<Record>>,
     /// How many entries of the user are accepted and not yet applied.
     pub pending: u64,
     /// Whether `profile` shows them. More than 128 are not laid on top.
     pub overlaid: bool,
+}
+
+impl ProfileView {
+    /// The profile; none if there is none.
+    pub fn live(&self) -> Option<&Profile> {
+        self.profile.as_deref().and_then(Record::live)
+    }
 }
 
 /// Why a read failed.

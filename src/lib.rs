@@ -1,7 +1,10 @@
 //! Steadfast: a gRPC store for user attributes that stays up, and loses nothing, while its storage is
 //! slow.
 
+pub mod accept;
 pub mod api;
+pub mod app;
+pub mod applier;
 pub mod cli;
 pub mod clock;
 pub mod command;
@@ -10,5 +13,7 @@ pub mod journal;
 pub mod metrics;
 pub mod model;
 pub mod proto;
+pub mod read;
 pub mod serve;
+pub mod sites;
 pub mod store;

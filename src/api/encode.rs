@@ -45,7 +45,7 @@ fn position(position: Position) -> proto::Position {
 
 /// A profile with what waits for it; none where there is none.
 pub fn profile(site: &Site, user: &User, view: &ProfileView, times: bool) -> Option<proto::Profile> {
-    let profile = view.profile.as_deref()?;
+    let profile = view.live()?;
     let attributes = profile.attributes.iter();
     let occurred_at = match times {
         true => attributes.clone().map(|a| (a.name.to_string(), event_time(a.occurred_at))).collect(),
@@ -155,7 +155,7 @@ mod tests {
             applied: Default::default(),
             recent: Vec::new(),
         };
-        let view = ProfileView { profile: Some(Arc::new(profile_at)), pending: 2, overlaid: true };
+        let view = ProfileView { profile: Some(Arc::new(crate::model::Record::Live(profile_at))), pending: 2, overlaid: true };
         let (site, user) = (Site::new("acme"), User::new("u1"));
         let told = profile(&site, &user, &view, true).unwrap();
         assert_eq!((told.site.as_str(), told.user.as_str(), told.version), ("acme", "u1", 3));

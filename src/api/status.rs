@@ -291,7 +291,14 @@ impl Failure {
                 told(Code::InvalidArgument, "INVALID_FIELD").field("if_version")
             }
             WriteError::Refused { reason, position } => {
-                Self::of_refusal(reason, error.to_string(), paths).position(position)
+                let failure = Self::of_refusal(reason, error.to_string(), paths);
+                match position {
+                    Some(position) => failure.position(position),
+                    None => failure,
+                }
+            }
+            WriteError::TooLarge { .. } => {
+                told(Code::InvalidArgument, "LIMIT_EXCEEDED").field("changes".to_owned())
             }
             WriteError::ConditionPending { position } => {
                 told(Code::DeadlineExceeded, "CONDITION_PENDING").position(position)
@@ -371,7 +378,7 @@ mod tests {
     /// Every write error with its code, reason and whether the write may be kept.
     fn table() -> Vec<(WriteError, Code, &'static str, &'static str)> {
         let name: Box<str> = "plan".into();
-        let refused = |reason| WriteError::Refused { reason, position: position() };
+        let refused = |reason| WriteError::Refused { reason, position: Some(position()) };
         vec![
             (
                 WriteError::TypeMismatch { name: name.clone(), registered: "string", given: "number" },
@@ -438,7 +445,7 @@ mod tests {
     #[test]
     fn details_carry_what_a_program_needs() {
         let refused =
-            WriteError::Refused { reason: Refusal::VersionMismatch { current: 4 }, position: position() };
+            WriteError::Refused { reason: Refusal::VersionMismatch { current: 4 }, position: Some(position()) };
         let details = Failure::of_write(&refused, &Paths::default()).into_status().get_error_details();
         let metadata = &details.error_info().unwrap().metadata;
         assert_eq!(metadata["current_version"], "4");

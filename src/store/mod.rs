@@ -10,6 +10,8 @@ pub mod keys;
 pub mod note;
 pub mod sled;
 
+pub mod service;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -187,6 +189,16 @@ pub struct AttributeInfo {
 /// Where a scan of records stands. Opaque.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordCursor(pub Vec<u8>);
+
+impl RecordCursor {
+    /// Where the profiles of `site` begin: the profiles of all sites are the first records of a scan, by
+    /// site, then user.
+    pub fn before_site(site: &Site) -> Self {
+        let mut cursor = vec![0];
+        cursor.extend_from_slice(&keys::in_site(site.as_str(), &[]));
+        Self(cursor)
+    }
+}
 
 /// A part of all records.
 #[derive(Clone, Debug)]

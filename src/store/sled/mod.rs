@@ -211,6 +211,11 @@ impl SledStore {
         self.shared.index.sizes(site)
     }
 
+    /// The refused records of all sites. Blocks; meant for the start.
+    pub fn refused(&self) -> Result<Vec<RefusedRecord>, StoreError> {
+        self.shared.watch(self.shared.trees()?.load_all_refused())
+    }
+
     /// What each pool is doing at `now`: the writer, flushes, gets, queries, the applier's loads.
     pub fn pools(&self, now: Instant) -> Vec<PoolState> {
         self.all_pools().iter().map(|pool| pool.state(now)).collect()

@@ -103,6 +103,11 @@ impl Trees {
         self.refused.get(keys::refused(site, position))?.map(|b| keys::decode(&b)).transpose()
     }
 
+    /// All refused records: read once at open.
+    pub fn load_all_refused(&self) -> Result<Vec<RefusedRecord>, StoreError> {
+        self.refused.iter().map(|item| keys::decode(&item?.1)).collect()
+    }
+
     /// The whole registry: read once at open, kept in memory by its users.
     pub fn load_registry(&self) -> Result<Vec<(Site, AttributeInfo)>, StoreError> {
         self.registry

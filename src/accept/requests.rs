@@ -1,0 +1,172 @@
+//! The request table: which request ids were accepted lately, and what became of them.
+//!
+//! An id is known from its acceptance until a window (10 minutes) after it was dealt with. Ids that wait
+//! are bounded by the journal's quota, ids that are done by a capacity; where it is exceeded the oldest
+//! go early, which is counted.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::ticket::{End, Ticket, Verdict};
+use crate::model::{EventTime, Site};
+
+const SHARDS: usize = 64;
+
+/// Site and request id, hashed to 128 bits: two ids in one table of a million collide with a chance
+/// below 10^-26.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestKey(u128);
+
+impl RequestKey {
+    /// The key of `request_id` on `site`.
+    pub fn new(site: &Site, request_id: &str) -> Self {
+        let seed = xxhash_rust::xxh3::xxh3_64(site.as_str().as_bytes());
+        Self(xxhash_rust::xxh3::xxh3_128_with_seed(request_id.as_bytes(), seed))
+    }
+
+    fn shard(self) -> usize {
+        (self.0 as usize) % SHARDS
+    }
+}
+
+/// Request ids and what became of them.
+#[derive(Debug)]
+pub struct Requests {
+    shards: Vec<Mutex<Shard>>,
+    capacity: usize,
+    window: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    ids: HashMap<RequestKey, Known>,
+    /// Those that are done, oldest first.
+    done: VecDeque<(EventTime, RequestKey)>,
+}
+
+#[derive(Debug)]
+struct Known {
+    payload: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(Arc<Ticket>),
+    Done(Verdict),
+}
+
+/// What the table says of an id.
+#[derive(Debug)]
+pub enum Seen {
+    /// It is new, and is now known as waiting.
+    New,
+    /// It waits, with this ticket.
+    Waiting(Arc<Ticket>),
+    /// It has been dealt with.
+    Done(Verdict),
+    /// It was used for something else.
+    Reused,
+}
+
+impl Requests {
+    /// An empty table: `capacity` ids that are done are kept for `window`.
+    pub fn new(capacity: usize, window: Duration) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, capacity: capacity.div_ceil(SHARDS), window }
+    }
+
+    fn shard(&self, key: RequestKey) -> Option<&Mutex<Shard>> {
+        self.shards.get(key.shard())
+    }
+
+    /// Looks `key` up, and notes it as waiting with `ticket` if it is new.
+    pub fn admit(&self, key: RequestKey, payload: u64, ticket: &Arc<Ticket>, now: EventTime) -> Seen {
+        let Some(shard) = self.shard(key) else { return Seen::New };
+        let mut shard = shard.lock();
+        shard.expire(now, self.window, self.capacity);
+        match shard.ids.get(&key) {
+            Some(known) if known.payload != payload => Seen::Reused,
+            Some(Known { state: State::Waiting(ticket), .. }) => Seen::Waiting(Arc::clone(ticket)),
+            Some(Known { state: State::Done(verdict), .. }) => Seen::Done(verdict.clone()),
+            None => {
+                shard.ids.insert(key, Known { payload, state: State::Waiting(Arc::clone(ticket)) });
+                Seen::New
+            }
+        }
+    }
+
+    /// Forgets an id whose write was not accepted after all.
+    pub fn withdraw(&self, key: RequestKey) {
+        if let Some(shard) = self.shard(key) {
+            shard.lock().ids.remove(&key);
+        }
+    }
+
+    /// Notes an id found in the journal that is not dealt with.
+    pub fn restore(&self, key: RequestKey, payload: u64, ticket: Arc<Ticket>) {
+        if let Some(shard) = self.shard(key) {
+            shard.lock().ids.insert(key, Known { payload, state: State::Waiting(ticket) });
+        }
+    }
+
+    /// Notes what became of an id; answers the ticket under which it waited.
+    pub fn end(
+        &self,
+        key: RequestKey,
+        payload: u64,
+        verdict: Verdict,
+        now: EventTime,
+    ) -> Option<Arc<Ticket>> {
+        let mut shard = self.shard(key)?.lock();
+        let before = shard.ids.insert(key, Known { payload, state: State::Done(verdict) });
+        shard.done.push_back((now, key));
+        shard.expire(now, self.window, self.capacity);
+        match before {
+            Some(Known { state: State::Waiting(ticket), .. }) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// How many ids are known.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().ids.len()).sum()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Shard {
+    fn expire(&mut self, now: EventTime, window: Duration, capacity: usize) {
+        while let Some(&(at, key)) = self.done.front() {
+            let early = self.done.len() > capacity;
+            if !early && now.since(at) < window {
+                break;
+            }
+            if early && now.since(at) < window {
+                metrics::counter!(crate::metrics::REQUEST_IDS_EVICTED_EARLY).increment(1);
+            }
+            self.done.pop_front();
+            if let Some(Known { state: State::Done(_), .. }) = self.ids.get(&key) {
+                self.ids.remove(&key);
+            }
+        }
+    }
+}
+
+impl Verdict {
+    /// The version that the entry led to, for the answer to a retry.
+    pub fn version(&self) -> Option<u64> {
+        match &self.end {
+            End::Applied { version, .. } | End::Duplicate { version } => Some(*version),
+            End::Unchanged { version, .. } => *version,
+            End::Refused(_) => None,
+        }
+    }
+}

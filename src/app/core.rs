@@ -1,0 +1,216 @@
+//! The data side: journal, lanes, applier and store, opened in the order that trust demands and closed in
+//! the reverse one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+
+use super::StartError;
+use crate::accept::{
+    Accept, AcceptOptions, BatchStamp, HotMemory, JournalSink, Pending, Requests, Shared, Usage,
+};
+use crate::applier::replay::{Replay, Replayed};
+use crate::applier::{Applier, RefusedList};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::journal::fs::RealFs;
+use crate::journal::{BatchSettings, Journal, JournalOptions, Opened};
+use crate::model::LowWater;
+use crate::model::evaluate::SEMANTICS;
+use crate::read::{EntrySource, ProfileCache, Read, ReadShared};
+use crate::sites::{SiteState, Sites};
+use crate::store::Store;
+use crate::store::service::StoreService;
+use crate::store::sled::{SledOptions, SledStore};
+
+/// Memory for the content of waiting entries; what does not fit is read back from the journal.
+const HOT_BYTES: u64 = 64 << 20;
+
+/// The data side of a running node.
+pub struct Core {
+    /// What acceptance works on.
+    pub shared: Arc<Shared>,
+    /// What reads work on.
+    pub read: Arc<ReadShared>,
+    /// The refused entries.
+    pub refused: Arc<RefusedList>,
+    /// The store.
+    pub store: Arc<SledStore>,
+    /// What the start found.
+    pub replayed: Replayed,
+    stop: watch::Sender<bool>,
+    applier: Option<JoinHandle<()>>,
+}
+
+type Ready = (UnboundedSender<Arc<SiteState>>, UnboundedReceiver<Arc<SiteState>>);
+
+impl Core {
+    /// Opens everything under the configured directories and takes up where the last process ended. Blocks.
+    pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
+        let opened = Journal::<Arc<Pending>>::open(
+            journal_options(config),
+            Arc::new(RealFs),
+            Arc::clone(&clock),
+        )?;
+        let store = Arc::new(SledStore::open(
+            &config.store.dir,
+            opened.node,
+            &SledOptions { cache_capacity: config.store.cache_capacity.0, ..SledOptions::default() },
+        )?);
+        let sites = Arc::new(Sites::new(config.limits.sites as usize));
+        let requests =
+            Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
+        let refused = Arc::new(RefusedList::default());
+        take_up_store(&store, &sites, &refused)?;
+
+        let ready: Ready = mpsc::unbounded_channel();
+        let usage = Arc::new(Usage::default());
+        let low_water = LowWater::default();
+        let now = clock.now();
+        let replay = Replay {
+            sites: &sites,
+            requests: &requests,
+            refused: &refused,
+            low_water: &low_water,
+            ids_since: now.minus(config.requests.window.0),
+            now,
+        };
+        let (replayed, lanes) = replay.run(&opened.reader, low_water.replay_from())?;
+        usage.pending.store(replayed.pending_bytes, Ordering::Relaxed);
+        for lane in lanes {
+            // The receiver is right here.
+            drop(ready.0.send(lane));
+        }
+
+        let cache = Arc::new(ProfileCache::new(config.cache.profile_capacity.0));
+        let hot = HotMemory::new(HOT_BYTES);
+        let settled = Arc::new(AtomicU64::new(opened.end));
+        let (node, reader) = (opened.node, opened.reader.clone());
+        let journal = start_journal(opened, stamp, &ready.0, &hot, &settled)?;
+        let entries = EntrySource::new(node, reader, stamp);
+        let applier = Applier {
+            sites: Arc::clone(&sites),
+            entries: entries.clone(),
+            cache: Arc::clone(&cache),
+            requests: Arc::clone(&requests),
+            refused: Arc::clone(&refused),
+            usage: Arc::clone(&usage),
+            clock: Arc::clone(&clock),
+            store: StoreService::new(Arc::clone(&store) as Arc<dyn Store>),
+        };
+        let (stop, stopping) = watch::channel(false);
+        let applier = start_applier(applier, ready, stopping)?;
+        let read = Arc::new(ReadShared::new(Arc::clone(&sites), Arc::clone(&cache), entries));
+        let shared = Arc::new(Shared {
+            node,
+            sites,
+            cache,
+            requests,
+            journal,
+            clock,
+            usage,
+            hot,
+            options: AcceptOptions {
+                reply_after: config.writes.reply_after.0,
+                load_within: config.writes.load_within.0,
+                attributes_per_site: config.limits.attributes_per_site as usize,
+                site_quota: config.journal.site_quota.0,
+                stalled_quota: config.journal.total_quota.0 / 5 * 4,
+                stamp,
+            },
+            draining: AtomicBool::new(false),
+        });
+        Ok(Self { shared, read, refused, store, replayed, stop, applier: Some(applier) })
+    }
+
+    /// The write stack.
+    pub fn writes(&self) -> Accept<StoreService> {
+        Accept::new(Arc::clone(&self.shared), self.store_service())
+    }
+
+    /// The read stack.
+    pub fn reads(&self) -> Read<StoreService> {
+        Read::new(Arc::clone(&self.read), self.store_service())
+    }
+
+    fn store_service(&self) -> StoreService {
+        StoreService::new(Arc::clone(&self.store) as Arc<dyn Store>)
+    }
+
+    /// Accepts nothing more, writes out what was accepted, and closes the store. What waits is applied after
+    /// the next start. Blocks for at most about `limit`.
+    pub fn close(&mut self, limit: Duration) -> Result<(), StartError> {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        let journal = self.shared.journal.close();
+        self.stop.send_replace(true);
+        if let Some(applier) = self.applier.take()
+            && applier.join().is_err()
+        {
+            tracing::error!("the applier panicked");
+        }
+        self.store.close(limit)?;
+        journal.map_err(StartError::JournalClose)
+    }
+}
+
+fn journal_options(config: &Config) -> JournalOptions {
+    let journal = &config.journal;
+    // An entry is about as long as the message it came in; a batch and the queue must hold one.
+    let entry = config.server.max_message.0.min(journal.segment.0 / 4);
+    JournalOptions {
+        segment_bytes: journal.segment.0,
+        batch_bytes: journal.batch.0.max(entry + 4096).min(journal.segment.0),
+        max_entry_bytes: entry,
+        queue_entries: journal.queue_entries as usize,
+        queue_bytes: journal.queue.0.max(entry + 4096),
+        total_quota: journal.total_quota.0,
+        ..JournalOptions::new(&journal.dir)
+    }
+}
+
+/// The registry and the refused entries, as the store has them.
+fn take_up_store(store: &SledStore, sites: &Sites, refused: &RefusedList) -> Result<(), StartError> {
+    for (site, info) in store.registry()? {
+        let site = sites.restore(&site);
+        let mut lane = site.lane.lock();
+        site.change_registry(&mut lane, |registry| registry.restore(info));
+    }
+    for record in store.refused()? {
+        refused.add(&record);
+    }
+    Ok(())
+}
+
+fn start_journal(
+    opened: Opened,
+    stamp: BatchStamp,
+    ready: &UnboundedSender<Arc<SiteState>>,
+    hot: &HotMemory,
+    settled: &Arc<AtomicU64>,
+) -> Result<Journal<Arc<Pending>>, StartError> {
+    let sink = JournalSink::new(ready.clone(), hot.clone(), Arc::clone(settled));
+    let settings = BatchSettings { refresh_after: stamp.refresh_after, semantics: stamp.semantics };
+    Ok(opened.start(move || settings, Box::new(sink))?)
+}
+
+fn start_applier(
+    applier: Applier<StoreService>,
+    (again, ready): Ready,
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(StartError::Thread)?;
+    let run = move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, applier.run(ready, again, stop));
+    };
+    std::thread::Builder::new().name("sf-applier".to_owned()).spawn(run).map_err(StartError::Thread)
+}

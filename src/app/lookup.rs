@@ -1,0 +1,92 @@
+//! Questions that are neither writes nor reads by key: what became of a write, which attributes a site has,
+//! and all of its profiles.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::timeout_at;
+use tower::Service;
+
+use crate::applier::RefusedList;
+use crate::command::{
+    ExportPage, Lookup, LookupFuture, ProfileView, ReadError, ReadRequest, WriteState,
+};
+use crate::journal::JournalReader;
+use crate::model::{NodeId, Position, ProfileKey, Site, User};
+use crate::read::Read;
+use crate::sites::Sites;
+use crate::store::service::StoreService;
+use crate::store::{AttributeInfo, RecordCursor, Store, StoredItem};
+
+/// Answers from what the node has in memory; only exports ask the store.
+pub struct NodeLookup {
+    pub(super) node: NodeId,
+    pub(super) sites: Arc<Sites>,
+    pub(super) refused: Arc<RefusedList>,
+    pub(super) reader: JournalReader,
+    pub(super) reads: Read<StoreService>,
+    pub(super) store: Arc<dyn Store>,
+}
+
+impl NodeLookup {
+    fn state_now(&self, site: &Site, position: Position) -> WriteState {
+        let number = position.number;
+        if position.node != self.node || !self.reader.issued(number) {
+            return WriteState::Unknown;
+        }
+        if let Some(found) = self.sites.get(site)
+            && found.lane.lock().is_waiting(number)
+        {
+            return WriteState::Pending;
+        }
+        self.refused.state(site, number).unwrap_or(WriteState::Applied)
+    }
+}
+
+impl Lookup for NodeLookup {
+    fn write_state(&self, site: Site, position: Position, _deadline: Instant) -> LookupFuture<WriteState> {
+        let state = self.state_now(&site, position);
+        Box::pin(std::future::ready(Ok(state)))
+    }
+
+    fn attributes(&self, site: Site, _deadline: Instant) -> LookupFuture<Vec<AttributeInfo>> {
+        let attributes =
+            self.sites.get(&site).map(|site| site.registry.load().all().cloned().collect()).unwrap_or_default();
+        Box::pin(std::future::ready(Ok(attributes)))
+    }
+
+    fn export(
+        &self,
+        site: Site,
+        after: Option<RecordCursor>,
+        limit: usize,
+        deadline: Instant,
+    ) -> LookupFuture<ExportPage> {
+        let after = after.unwrap_or_else(|| RecordCursor::before_site(&site));
+        let scan = self.store.scan_records(Some(after), limit);
+        let mut reads = self.reads.clone();
+        Box::pin(async move {
+            let page = timeout_at(tokio::time::Instant::from_std(deadline), scan)
+                .await
+                .map_err(|_| ReadError::Deadline)?
+                .map_err(|error| ReadError::Store(error.to_string()))?;
+            let mut users: Vec<User> = Vec::new();
+            let mut next = page.next;
+            for item in page.items {
+                match item {
+                    StoredItem::Profile { key, .. } if key.site == site => users.push(key.user),
+                    // Sites are neighbours: the next one, or another kind of record, is the end of this.
+                    _ => {
+                        next = None;
+                        break;
+                    }
+                }
+            }
+            let keys = users.iter().map(|user| ProfileKey::new(site.clone(), user.clone())).collect();
+            // Read by key: with what waits laid on top, as any other reader sees them.
+            let views: Vec<ProfileView> = reads.call(ReadRequest { keys, deadline }).await?;
+            let profiles = users.into_iter().zip(views).filter(|(_, view)| view.profile.is_some()).collect();
+            Ok(ExportPage { profiles, next })
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! What a lane does when its turns fail: back off, find out whether it is one user, and leave that one
+//! alone. No clock and no I/O: `now` is passed in.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The first pause; it doubles with each failure in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A user on whom the store fails so often, while it serves others, is parked.
+const PARK_AFTER: u32 = 5;
+
+/// Users that are watched at once.
+const WATCHED: usize = 1024;
+
+/// The failures of one lane.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    in_a_row: u32,
+    users: HashMap<u64, Suspect>,
+    timer_set: bool,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    failures: u32,
+    due: Instant,
+    /// Turns committed anywhere when it failed first.
+    successes_then: u64,
+}
+
+impl Trouble {
+    /// Whether the next turn should be of one user, to see on whom it is that the store fails.
+    pub fn one_user(&self) -> bool {
+        self.in_a_row > 0
+    }
+
+    /// Whether `user` failed lately and must wait its time.
+    pub fn holds_back(&self, user: u64, now: Instant) -> bool {
+        self.users.get(&user).is_some_and(|suspect| now < suspect.due)
+    }
+
+    /// How long until the first user that is held back is due.
+    pub fn next_due(&self, now: Instant) -> Option<Duration> {
+        self.users.values().map(|suspect| suspect.due.saturating_duration_since(now)).min()
+    }
+
+    /// A turn of `users` failed, after `successes` turns over all lanes. Answers how long the lane should
+    /// pause, and the user to park, if it is clear that it is that one.
+    pub fn failed(&mut self, users: &[u64], successes: u64, now: Instant) -> (Duration, Option<u64>) {
+        self.in_a_row += 1;
+        let pause = pause_after(self.in_a_row);
+        let [user] = users else { return (pause, None) };
+        if self.users.len() >= WATCHED && !self.users.contains_key(user) {
+            return (pause, None);
+        }
+        let suspect =
+            self.users.entry(*user).or_insert(Suspect { failures: 0, due: now, successes_then: successes });
+        suspect.failures += 1;
+        // Others get the next turns; this one waits longer than the lane does.
+        suspect.due = now + pause_after(suspect.failures) * 2;
+        let park = suspect.failures >= PARK_AFTER && successes > suspect.successes_then;
+        (pause, park.then_some(*user))
+    }
+
+    /// A turn of `users` was committed. Answers whether there is nothing left to watch.
+    pub fn succeeded(&mut self, users: impl IntoIterator<Item = u64>) -> bool {
+        self.in_a_row = 0;
+        if !self.users.is_empty() {
+            for user in users {
+                self.users.remove(&user);
+            }
+        }
+        self.users.is_empty()
+    }
+
+    /// Whether a timer for [`Self::next_due`] must be set: one at a time.
+    pub fn set_timer(&mut self) -> bool {
+        !std::mem::replace(&mut self.timer_set, true)
+    }
+
+    /// The timer has gone off.
+    pub fn timer_done(&mut self) {
+        self.timer_set = false;
+    }
+
+    /// Stops watching `user`.
+    pub fn forget(&mut self, user: u64) {
+        self.users.remove(&user);
+    }
+
+    /// Whether this failure should be logged: the first, and then ever fewer.
+    pub fn worth_a_line(&self) -> bool {
+        self.in_a_row.is_power_of_two()
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE)
+}

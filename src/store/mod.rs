@@ -4,6 +4,7 @@
 //! The contract: all or nothing per profile; a reader never misses a profile through the index (insert
 //! the new entry, put the profile, remove the old entry) and checks what it loads.
 
+pub mod faulty;
 pub mod generations;
 pub mod index;
 pub mod keys;

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::accept::{ConnectionPermit, Node};
 use super::exec::Exec;
@@ -26,6 +26,9 @@ const MAX_LOCAL_RESETS: usize = 256;
 const MAX_FRAME: u32 = 64 << 10;
 /// HPACK's dynamic table.
 const HEADER_TABLE: u32 = 4096;
+
+/// How long a peer may take to acknowledge that the connection ends, once it has no calls.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What the calls of a connection share.
 #[derive(Debug)]
@@ -138,14 +141,21 @@ pub(super) async fn serve<S: GrpcService>(
     metrics::counter!(crate::metrics::CONNECTIONS_CLOSED, "cause" => cause).increment(1);
     http.as_mut().graceful_shutdown();
     connection.close();
-    tokio::select! {
-        biased;
-        ended = http.as_mut() => log_end(ended),
-        () = sleep(grace) => {
-            if connection.active.load(Ordering::Relaxed) > 0 {
-                metrics::counter!(crate::metrics::CONNECTIONS_CUT).increment(1);
-                tracing::warn!(cause, ?grace, "cut a connection whose calls did not end within their grace");
-            }
+    let until = Instant::now() + grace;
+    loop {
+        tokio::select! {
+            biased;
+            ended = http.as_mut() => return log_end(ended),
+            () = sleep_until(until.min(Instant::now() + FAREWELL)) => {}
+        }
+        // A peer without calls that does not even answer the farewell is not waited for.
+        if connection.active.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if Instant::now() >= until {
+            metrics::counter!(crate::metrics::CONNECTIONS_CUT).increment(1);
+            tracing::warn!(cause, ?grace, "cut a connection whose calls did not end within their grace");
+            return;
         }
     }
 }

@@ -205,3 +205,6 @@ async fn said(signal: &mut watch::Receiver<bool>) {
     // An error means that nobody is left who could say it: as good as said.
     let _ = signal.wait_for(|said| *said).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ impl Call {
     /// A call that arrived now, with the time that its caller gave it, or `default`.
     pub fn new(timeout: Option<Duration>, default: Duration, closing: Closing) -> Self {
         let arrived = Instant::now();
-        let time = timeout.map_or(default, |timeout| timeout - margin(timeout));
+        let time = timeout.map_or(default, |timeout| timeout.saturating_sub(margin(timeout)));
         // So far ahead that the clock cannot hold it is as good as the default.
         let deadline = arrived.checked_add(time).unwrap_or(arrived + default);
         Self { arrived, deadline, given: timeout.is_some(), closing, received: AtomicBool::new(false) }
@@ -47,7 +47,7 @@ impl Call {
         request
             .extensions()
             .get::<Arc<Self>>()
-            .map_or_else(|| Arc::new(Self::new(None, Duration::from_secs(60), Closing::never())), Arc::clone)
+            .map_or_else(|| Arc::new(Self::new(None, Duration::from_mins(1), Closing::never())), Arc::clone)
     }
 }
 
@@ -116,10 +116,10 @@ mod tests {
 
     #[test]
     fn a_deadline_beyond_the_clock_is_the_default() {
-        let call = Call::new(Some(Duration::MAX), Duration::from_secs(60), Closing::never());
-        assert!(call.deadline <= call.arrived + Duration::from_secs(60) || call.deadline > call.arrived);
-        let call = Call::new(None, Duration::from_secs(60), Closing::never());
-        assert_eq!(call.deadline, call.arrived + Duration::from_secs(60));
+        let call = Call::new(Some(Duration::MAX), Duration::from_mins(1), Closing::never());
+        assert!(call.deadline <= call.arrived + Duration::from_mins(1) || call.deadline > call.arrived);
+        let call = Call::new(None, Duration::from_mins(1), Closing::never());
+        assert_eq!(call.deadline, call.arrived + Duration::from_mins(1));
     }
 
     #[tokio::test]

@@ -47,9 +47,10 @@ fn position(position: Position) -> proto::Position {
 pub fn profile(site: &Site, user: &User, view: &ProfileView, times: bool) -> Option<proto::Profile> {
     let profile = view.live()?;
     let attributes = profile.attributes.iter();
-    let occurred_at = match times {
-        true => attributes.clone().map(|a| (a.name.to_string(), event_time(a.occurred_at))).collect(),
-        false => Default::default(),
+    let occurred_at = if times {
+        attributes.clone().map(|a| (a.name.to_string(), event_time(a.occurred_at))).collect()
+    } else {
+        Default::default()
     };
     Some(proto::Profile {
         site: site.as_str().to_owned(),
@@ -94,10 +95,7 @@ pub fn attribute(info: &AttributeInfo) -> proto::Attribute {
         ValueType::Time => proto::ValueType::Time,
         ValueType::List => proto::ValueType::List,
     };
-    let state = match info.disabled {
-        true => proto::AttributeState::Disabled,
-        false => proto::AttributeState::Enabled,
-    };
+    let state = if info.disabled { proto::AttributeState::Disabled } else { proto::AttributeState::Enabled };
     proto::Attribute {
         name: info.name.to_string(),
         r#type: kind.into(),
@@ -155,7 +153,11 @@ mod tests {
             applied: Default::default(),
             recent: Vec::new(),
         };
-        let view = ProfileView { profile: Some(Arc::new(crate::model::Record::Live(profile_at))), pending: 2, overlaid: true };
+        let view = ProfileView {
+            profile: Some(Arc::new(crate::model::Record::Live(profile_at))),
+            pending: 2,
+            overlaid: true,
+        };
         let (site, user) = (Site::new("acme"), User::new("u1"));
         let told = profile(&site, &user, &view, true).unwrap();
         assert_eq!((told.site.as_str(), told.user.as_str(), told.version), ("acme", "u1", 3));

@@ -444,8 +444,10 @@ mod tests {
 
     #[test]
     fn details_carry_what_a_program_needs() {
-        let refused =
-            WriteError::Refused { reason: Refusal::VersionMismatch { current: 4 }, position: Some(position()) };
+        let refused = WriteError::Refused {
+            reason: Refusal::VersionMismatch { current: 4 },
+            position: Some(position()),
+        };
         let details = Failure::of_write(&refused, &Paths::default()).into_status().get_error_details();
         let metadata = &details.error_info().unwrap().metadata;
         assert_eq!(metadata["current_version"], "4");

@@ -27,7 +27,7 @@ const BATCHES: usize = 16;
 /// Bytes of a resume token of a client.
 const TOKEN: usize = 256;
 /// How long one page or one batch may take, when the stream has no deadline.
-const STEP: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_mins(1);
 
 struct Export {
     lookup: Arc<dyn Lookup>,
@@ -89,7 +89,14 @@ impl Export {
 }
 
 fn to_hex(cursor: &RecordCursor) -> String {
-    cursor.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+
+    let mut text = String::with_capacity(cursor.0.len() * 2);
+    for byte in &cursor.0 {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 fn from_hex(text: &str) -> Option<RecordCursor> {

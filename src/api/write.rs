@@ -20,7 +20,7 @@ const MANY: usize = 1_000;
 /// Writes of a stream that may be unanswered.
 const UNANSWERED: usize = 1_000;
 /// The deadline of one write of a stream, when the stream has none.
-const ITEM_DEADLINE: Duration = Duration::from_secs(60);
+const ITEM_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A write that has been handed over, or why not. Its answer is there in its own time, whoever waits.
 async fn settled<F>(submitted: Result<(F, Paths), Failure>) -> Result<Receipt, Failure>

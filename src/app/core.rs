@@ -52,19 +52,15 @@ impl Core {
     /// Opens everything under the configured directories and takes up where the last process ended. Blocks.
     pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
-        let opened = Journal::<Arc<Pending>>::open(
-            journal_options(config),
-            Arc::new(RealFs),
-            Arc::clone(&clock),
-        )?;
+        let opened =
+            Journal::<Arc<Pending>>::open(journal_options(config), Arc::new(RealFs), Arc::clone(&clock))?;
         let store = Arc::new(SledStore::open(
             &config.store.dir,
             opened.node,
             &SledOptions { cache_capacity: config.store.cache_capacity.0, ..SledOptions::default() },
         )?);
         let sites = Arc::new(Sites::new(config.limits.sites as usize));
-        let requests =
-            Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
+        let requests = Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
         let refused = Arc::new(RefusedList::default());
         take_up_store(&store, &sites, &refused)?;
 

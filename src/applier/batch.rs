@@ -105,15 +105,14 @@ impl Turn {
     fn write(
         &mut self,
         site: &SiteState,
-            stamped: &Stamped,
+        stamped: &Stamped,
         write: &Write,
         course: &mut Course,
         refused: &RefusedList,
     ) -> Option<End> {
         let stamp = stamped.stamp();
         // A bug in `evaluate` must not stop the site: its user is left alone, the others go on.
-        let evaluated =
-            catch_unwind(AssertUnwindSafe(|| evaluate(course.now.as_deref(), write, &stamp)));
+        let evaluated = catch_unwind(AssertUnwindSafe(|| evaluate(course.now.as_deref(), write, &stamp)));
         let Ok(evaluation) = evaluated else {
             course.failing = true;
             return None;

@@ -405,5 +405,7 @@ async fn fetch(source: &EntrySource, taken: &[EntryRef]) -> Result<Vec<Stamped>,
         return fetch_all(source, taken);
     }
     let (source, taken) = (source.clone(), taken.to_vec());
-    tokio::task::spawn_blocking(move || fetch_all(&source, &taken)).await.map_err(|error| error.to_string())?
+    tokio::task::spawn_blocking(move || fetch_all(&source, &taken))
+        .await
+        .map_err(|error| error.to_string())?
 }

@@ -30,10 +30,10 @@ pub struct ConfigOptions {
     /// Let other machines reach the operations listener, without a token
     #[arg(long)]
     pub insecure_operations: bool,
-    /// error, warn, info, debug, trace, or a filter such as info,steadfast::journal=debug
+    /// error, warn, info, debug, trace, or a filter such as `info,steadfast::journal=debug`
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Any other setting, such as journal.total_quota="16 GiB"; may be given several times
+    /// Any other setting, such as `journal.total_quota="16 GiB"`; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
 }

@@ -103,11 +103,8 @@ impl Weighter<ProfileKey, Option<Arc<Record>>> for BySize {
 fn size_of(profile: &Profile) -> usize {
     // An allocation costs about 16 bytes beyond its content.
     const ALLOCATION: usize = 16;
-    let attributes: usize = profile
-        .attributes
-        .iter()
-        .map(|a| a.name.len() + ALLOCATION + value_size(&a.value, ALLOCATION))
-        .sum();
+    let attributes: usize =
+        profile.attributes.iter().map(|a| a.name.len() + ALLOCATION + value_size(&a.value, ALLOCATION)).sum();
     let unset: usize = profile.unset.iter().map(|u| u.name.len() + ALLOCATION).sum();
     std::mem::size_of::<Profile>()
         + 3 * ALLOCATION
@@ -121,7 +118,9 @@ fn size_of(profile: &Profile) -> usize {
 fn value_size(value: &Value, allocation: usize) -> usize {
     match value {
         Value::String(text) => text.len() + allocation,
-        Value::List(items) => items.iter().map(|item| item.len() + allocation + 16).sum::<usize>() + allocation,
+        Value::List(items) => {
+            items.iter().map(|item| item.len() + allocation + 16).sum::<usize>() + allocation
+        }
         Value::Number(_) | Value::Bool(_) | Value::Time(_) => 0,
     }
 }

@@ -80,11 +80,7 @@ impl EntrySource {
 }
 
 /// `record` as it will be when `entries` (oldest first) have been applied.
-pub fn overlay(
-    record: Option<Arc<Record>>,
-    user: &User,
-    entries: &[Stamped],
-) -> Option<Arc<Record>> {
+pub fn overlay(record: Option<Arc<Record>>, user: &User, entries: &[Stamped]) -> Option<Arc<Record>> {
     let mut current: Option<Cow<'_, Record>> = record.as_deref().map(Cow::Borrowed);
     for entry in entries {
         // Two users can share a hash, and with it a chain.
@@ -101,4 +97,3 @@ pub fn overlay(
         Some(Cow::Borrowed(_)) | None => record,
     }
 }
-

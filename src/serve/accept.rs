@@ -97,7 +97,7 @@ pub(super) fn start<S: GrpcService>(
     settings: &Arc<config::Server>,
     runtimes: usize,
     node: &Arc<Node>,
-    service: S,
+    service: &S,
     draining: &watch::Receiver<bool>,
 ) -> Result<Vec<JoinHandle<()>>, ServeError> {
     let metrics = Arc::new(MethodMetrics::new());

@@ -39,8 +39,8 @@ impl std::fmt::Debug for ReplyBody {
 }
 
 impl StreamReply {
-    pub(super) fn new(reading: Arc<Reading>, method: Method, metrics: Arc<MethodMetrics>) -> Box<Self> {
-        Box::new(Self { reading, method, metrics, ended: false })
+    pub(super) fn new(reading: Arc<Reading>, method: Method, metrics: Arc<MethodMetrics>) -> Self {
+        Self { reading, method, metrics, ended: false }
     }
 
     /// The last frame of a stream that ends before its time.

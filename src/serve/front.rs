@@ -175,13 +175,10 @@ fn finish(
         metrics.answered(method, code);
         return Response::from_parts(head, ReplyBody::new(body, None, Some(in_flight)));
     }
-    let stream = match reading {
-        Some(reading) => Some(StreamReply::new(reading, method, Arc::clone(metrics))),
-        None => {
-            metrics.answered(method, Code::Ok);
-            None
-        }
-    };
+    let stream = reading.map(|reading| Box::new(StreamReply::new(reading, method, Arc::clone(metrics))));
+    if stream.is_none() {
+        metrics.answered(method, Code::Ok);
+    }
     Response::from_parts(head, ReplyBody::new(body, stream, Some(in_flight)))
 }
 

@@ -140,6 +140,7 @@ pub struct Serving {
 
 /// Starts to accept: `data` on the data listener, `operations` on the other. `runtimes` threads serve data
 /// connections.
+#[expect(clippy::needless_pass_by_value, reason = "the service is handed over: each runtime has a clone")]
 pub fn start<S: GrpcService>(
     listeners: Listeners,
     settings: &config::Server,
@@ -154,7 +155,7 @@ pub fn start<S: GrpcService>(
 
     let operations_thread =
         operations::start(listeners.operations, Arc::clone(&settings), operations, operations_stopping)?;
-    let data_threads = accept::start(listeners.data, &settings, runtimes, &node, data, &draining)?;
+    let data_threads = accept::start(listeners.data, &settings, runtimes, &node, &data, &draining)?;
     Ok(Serving { drain, stop_operations, data: data_threads, operations: Some(operations_thread) })
 }
 

@@ -39,8 +39,8 @@ mod tests {
     #[test]
     fn units_are_read() {
         for (text, expected) in [
-            ("1H", Duration::from_secs(3600)),
-            ("2M", Duration::from_secs(120)),
+            ("1H", Duration::from_hours(1)),
+            ("2M", Duration::from_mins(2)),
             ("3S", Duration::from_secs(3)),
             ("99999999m", Duration::from_millis(99_999_999)),
             ("5u", Duration::from_micros(5)),

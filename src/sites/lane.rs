@@ -153,12 +153,7 @@ impl Lane {
     /// Takes up to `limit` durable entries for applying, or only those of one user. Entries of parked
     /// users and whatever `held` says are passed over, and so is all that follows of the same user.
     /// Nothing to take: the lane counts as not scheduled from here on.
-    pub fn take(
-        &mut self,
-        limit: usize,
-        one_user: bool,
-        mut held: impl FnMut(u64) -> bool,
-    ) -> Vec<EntryRef> {
+    pub fn take(&mut self, limit: usize, one_user: bool, mut held: impl FnMut(u64) -> bool) -> Vec<EntryRef> {
         let mut taken: Vec<EntryRef> = Vec::new();
         let mut only = None;
         let mut at = self.cursor;

@@ -72,9 +72,7 @@ impl Sites {
         if sites.len() >= self.limit && !sites.contains_key(site) {
             return Err(WriteError::TooManySites { site: site.clone(), limit: self.limit });
         }
-        Ok(Arc::clone(
-            sites.entry(site.clone()).or_insert_with(|| Arc::new(SiteState::new(site.clone()))),
-        ))
+        Ok(Arc::clone(sites.entry(site.clone()).or_insert_with(|| Arc::new(SiteState::new(site.clone())))))
     }
 
     /// The site as it is found in our own files, whatever the limit.

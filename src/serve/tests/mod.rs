@@ -43,7 +43,10 @@ fn by_name() -> Script {
         let position = Position { node: crate::model::NodeId(1), number: 7 };
         Box::pin(ready(match request.write.user.as_str() {
             "full" => Err(WriteError::JournalFull { scope: "site", used: 2, limit: 1 }),
-            "stale" => Err(WriteError::Refused { reason: Refusal::VersionMismatch { current: 4 }, position }),
+            "stale" => Err(WriteError::Refused {
+                reason: Refusal::VersionMismatch { current: 4 },
+                position: Some(position),
+            }),
             "panic" => panic!("as the test asks for"),
             _ => Ok(applied()),
         }))
@@ -55,6 +58,7 @@ fn applied() -> Receipt {
 }
 
 /// No profiles at all.
+#[expect(clippy::needless_pass_by_value, reason = "what a service takes")]
 fn no_profiles(request: ReadRequest) -> Ready<Result<Vec<ProfileView>, ReadError>> {
     let nobody = ProfileView { profile: None, pending: 0, overlaid: true };
     ready(Ok(vec![nobody; request.keys.len()]))

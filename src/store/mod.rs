@@ -4,6 +4,8 @@
 //! The contract: all or nothing per profile; a reader never misses a profile through the index (insert
 //! the new entry, put the profile, remove the old entry) and checks what it loads.
 
+#[cfg(test)]
+pub mod conformance;
 pub mod faulty;
 pub mod generations;
 pub mod index;

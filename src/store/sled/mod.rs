@@ -253,7 +253,9 @@ impl SledStore {
         }
         let trees = self.shared.trees.swap(None).ok_or(StoreError::Closed)?;
         let trees = Arc::into_inner(trees).ok_or(StoreError::Busy)?;
-        trees.flush()
+        trees.flush()?;
+        drop(trees);
+        wait_released(&self.dir, until)
     }
 
     /// Takes no more calls; what waits in the writer's queue still runs.
@@ -281,6 +283,22 @@ impl SledStore {
             let trees = shared.trees()?;
             shared.watch(work(&shared, &trees))
         })
+    }
+}
+
+/// Waits until sled has let go of its files. Its threads, which belong to the process, may still be
+/// writing when the last handle has gone; they hold the lock on the file `db` until they are done.
+fn wait_released(dir: &Path, until: Instant) -> Result<(), StoreError> {
+    let file = std::fs::File::open(dir.join("db")).map_err(|e| StoreError::Io(e.to_string()))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::Busy),
+            Err(std::fs::TryLockError::Error(error)) => return Err(StoreError::Io(error.to_string())),
+        }
     }
 }
 

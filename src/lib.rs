@@ -5,6 +5,7 @@ pub mod accept;
 pub mod api;
 pub mod app;
 pub mod applier;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod command;

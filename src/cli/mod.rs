@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+pub mod bench;
 pub mod config;
 pub mod log;
 pub mod options;
@@ -8,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::bench::BenchArgs;
 use self::config::ConfigArgs;
+use crate::bench::BenchError;
 use crate::config::ConfigError;
 
 /// A store for user attributes that stays up, and loses nothing, while its storage is slow.
@@ -25,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Print the effective configuration, with where each value came from
     Config(ConfigArgs),
+    /// Measure a running server: throughput, latencies, errors
+    Bench(Box<BenchArgs>),
 }
 
 /// The command line is wrong, or what it refers to.
@@ -39,6 +44,14 @@ pub fn run() -> ExitCode {
                 Err(error) => failed(&error),
             },
             Err(error) => misconfigured(&error),
+        },
+        Command::Bench(args) => match bench::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ BenchError::Setting(_)) => {
+                eprintln!("steadfast: {error}");
+                ExitCode::from(USAGE)
+            }
+            Err(error) => failed(&error),
         },
     }
 }
@@ -67,7 +80,7 @@ mod tests {
     #[test]
     fn flags_are_settings() {
         let args = ["steadfast", "config", "--listen", "127.0.0.1:9", "--set", "limits.sites=5"];
-        let Command::Config(config) = Cli::parse_from(args).command;
+        let Command::Config(config) = Cli::parse_from(args).command else { panic!("another command") };
         let effective = config.options.load().unwrap();
         assert_eq!(effective.config.server.listen.port(), 9);
         assert_eq!(effective.config.limits.sites, 5);

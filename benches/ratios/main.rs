@@ -21,7 +21,7 @@ use clap::Parser;
 use steadfast::bench::machine::Machine;
 use steadfast::bench::schedule::Schedule;
 use steadfast::bench::{
-    BenchError, Pace, Plan, Population, Report, Shape, Workload, WriteKind, driver, load, run,
+    BenchError, Pace, Plan, Population, Report, Shape, Target, Workload, WriteKind, driver, load, run,
 };
 
 use scenarios::{Against, Scenario, scenarios};
@@ -164,7 +164,7 @@ fn plan(connections: usize, in_flight: usize, seconds: f64) -> Plan {
     }
 }
 
-fn measure<T: driver::Target>(target: T, plan: &Plan, server: &Server) -> Result<Report, BenchError> {
+fn measure<T: Target>(target: T, plan: &Plan, server: &Server) -> Result<Report, BenchError> {
     let measured = driver::run(target, plan, Some(server.pid()))?;
     Ok(Report::new(String::new(), plan, &measured))
 }

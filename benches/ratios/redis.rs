@@ -3,8 +3,8 @@
 use std::io::Write as _;
 
 use smallvec::smallvec;
-use steadfast::bench::driver::{Answer, Client, Target};
 use steadfast::bench::measure::{Label, OperationName};
+use steadfast::bench::plan::{Answer, Client, Target};
 use steadfast::bench::{BenchError, Population};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;

@@ -19,8 +19,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic_types::StatusExt as _;
 
-use crate::bench::driver::{Answer, Client, Target};
 use crate::bench::measure::{Label, OperationName, Outcomes};
+use crate::bench::plan::{Answer, Client, Target};
 use crate::bench::stream::StreamClient;
 use crate::bench::workload::{GET, Shape, Workload};
 use crate::bench::{BenchError, MAX_UNANSWERED_PER_STREAM};

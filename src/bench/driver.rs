@@ -1,7 +1,6 @@
 //! Drives calls: slots on single-threaded runtimes, in closed or open loop.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +13,11 @@ use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::bench::BenchError;
 use crate::bench::machine::{self, Usage};
-use crate::bench::measure::{Label, Measurement, OperationName, Outcomes, Times, Window};
+use crate::bench::measure::{Label, Measurement, OperationName, Times, Window};
+use crate::bench::plan::{Client, Pace, Plan, Target};
 use crate::bench::schedule::{Schedule, turns};
-use crate::bench::{BenchError, MAX_CONNECTIONS, MAX_IN_FLIGHT};
 
 /// Between the last thread being connected and the first call.
 const RUN_UP: Duration = Duration::from_millis(20);
@@ -25,93 +25,6 @@ const RUN_UP: Duration = Duration::from_millis(20);
 const PACER_NAP: Duration = Duration::from_micros(50);
 /// The pacer sleeps no longer, so that it ends with the window.
 const PACER_LONGEST_NAP: Duration = Duration::from_millis(100);
-
-/// Closed or open loop.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pace {
-    /// Every slot calls again as soon as it is answered.
-    Closed,
-    /// So many calls a second are meant to start, whatever is answered.
-    Open(Schedule),
-}
-
-/// How a measurement is driven.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Connections, spread evenly over the threads.
-    pub connections: usize,
-    /// Slots, spread evenly over the connections. In open loop: the most calls that may be unanswered.
-    pub in_flight: usize,
-    /// Threads of the generator, each with a runtime of its own.
-    pub threads: usize,
-    /// Closed or open loop.
-    pub pace: Pace,
-    /// Calls that do not count, at first.
-    pub warm_up: Duration,
-    /// How long is measured.
-    pub duration: Duration,
-    /// Measured calls after which it ends early.
-    pub requests: Option<u64>,
-    /// How long calls in flight at the end are waited for; then they are counted as unanswered.
-    pub grace: Duration,
-}
-
-impl Plan {
-    fn check(&self) -> Result<(), BenchError> {
-        let within = |what: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                return Ok(());
-            }
-            Err(BenchError::Setting(format!("{what}: {value} is not within 1 and {most}")))
-        };
-        within("connections", self.connections, MAX_CONNECTIONS)?;
-        within("in flight", self.in_flight, MAX_IN_FLIGHT)?;
-        within("threads", self.threads, 64)?;
-        if self.in_flight < self.connections {
-            return Err(BenchError::Setting(format!(
-                "{} calls in flight leave some of {} connections idle",
-                self.in_flight, self.connections
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// What became of a call.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// Items of the call: 1, or those of a batch.
-    pub items: u32,
-    /// What became of them.
-    pub outcomes: Outcomes,
-    /// The connection is gone and could not be made again: the slot ends.
-    pub broken: bool,
-}
-
-impl Answer {
-    /// A call of one item.
-    pub fn one(label: Label) -> Self {
-        Self { items: 1, outcomes: smallvec![(label, 1)], broken: false }
-    }
-}
-
-/// What is called: makes connections.
-pub trait Target: Send + Sync + 'static {
-    /// A connection.
-    type Client: Client;
-
-    /// Connects, on the runtime that the calls will run on.
-    fn connect(&self) -> impl Future<Output = Result<Self::Client, BenchError>>;
-}
-
-/// One connection, shared by its slots.
-pub trait Client: 'static {
-    /// The name of the `n`-th call's method.
-    fn operation(&self, n: u64) -> OperationName;
-
-    /// Makes the `n`-th call.
-    fn call(&self, n: u64) -> impl Future<Output = Answer>;
-}
 
 /// A measurement and what it cost.
 #[derive(Clone, Debug)]
@@ -303,7 +216,7 @@ impl Lane {
             let Ok(permit) = due.acquire().await else { return };
             permit.forget();
             let n = self.taken.get() * threads + self.thread as u64;
-            if n >= scheduled(&self.shared.plan, schedule) {
+            if n >= self.shared.plan.scheduled(schedule) {
                 return;
             }
             self.taken.set(self.taken.get() + 1);
@@ -350,18 +263,9 @@ struct Ended {
     broken: bool,
 }
 
-/// Calls of an open-loop plan, warm-up included.
-fn scheduled(plan: &Plan, schedule: Schedule) -> u64 {
-    // A call that is due exactly at the end does not start, hence the nanosecond.
-    let before = |length: Duration| schedule.due(length.saturating_sub(Duration::from_nanos(1)));
-    let warm_up = if plan.warm_up.is_zero() { 0 } else { before(plan.warm_up) };
-    let most = plan.requests.map_or(u64::MAX, |requests| warm_up.saturating_add(requests));
-    before(plan.warm_up + plan.duration).min(most)
-}
-
 /// Hands out a permit for each call when it is due. A thread of its own: runtimes sleep by the millisecond.
 fn pace(shared: &Shared, schedule: Schedule, window: Window) {
-    let all = scheduled(&shared.plan, schedule);
+    let all = shared.plan.scheduled(schedule);
     let threads = shared.due.len() as u64;
     let mut released = 0;
     thread::sleep(window.start.saturating_duration_since(Instant::now()));
@@ -385,6 +289,8 @@ fn pace(shared: &Shared, schedule: Schedule, window: Window) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::MAX_IN_FLIGHT;
+    use crate::bench::plan::Answer;
 
     struct Echo;
     impl Target for Echo {
@@ -410,7 +316,7 @@ mod tests {
             threads: 2,
             pace,
             warm_up: Duration::ZERO,
-            duration: Duration::from_secs(60),
+            duration: Duration::from_mins(1),
             requests: Some(requests),
             grace: Duration::from_secs(1),
         }
@@ -430,17 +336,6 @@ mod tests {
         let measured = run(Echo, &plan(pace, 501), None).unwrap();
         assert!(measured.ran_out);
         assert_eq!(measured.measurement.operations["Echo"].latency.len(), 501);
-    }
-
-    #[test]
-    fn the_schedule_ends_with_the_window() {
-        let schedule = Schedule::new(1000.0).unwrap();
-        let second = Duration::from_secs(1);
-        let timed = |warm_up, requests| Plan { warm_up, duration: second, requests, ..plan(Pace::Closed, 1) };
-        assert_eq!(scheduled(&timed(Duration::ZERO, None), schedule), 1000);
-        assert_eq!(scheduled(&timed(second, None), schedule), 2000);
-        assert_eq!(scheduled(&timed(second, Some(10)), schedule), 1010);
-        assert_eq!(scheduled(&timed(second, Some(10_000)), schedule), 2000);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use tokio::runtime::Builder;
 use tonic::{Code, Status};
 
 use crate::bench::client::{Redial, results, status_label};
-use crate::bench::driver::{self, Answer, Client, Pace, Plan, Target};
 use crate::bench::measure::{Label, OperationName};
-use crate::bench::{BenchError, Population, Report};
+use crate::bench::plan::{Answer, Client, Pace, Plan, Target};
+use crate::bench::{BenchError, Population, Report, driver};
 use crate::proto::{
     AttributeChange, GetWriteRequest, IdentifyManyRequest, IdentifyRequest, Outcome, Position, WriteResult,
     WriteState, attribute_change::Change, write_result,

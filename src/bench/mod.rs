@@ -14,6 +14,7 @@ pub mod driver;
 pub mod load;
 pub mod machine;
 pub mod measure;
+pub mod plan;
 pub mod population;
 pub mod report;
 pub mod schedule;
@@ -25,7 +26,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use client::Steadfast;
-pub use driver::{Answer, Client, Pace, Plan, Target};
+pub use plan::{Answer, Client, Pace, Plan, Target};
 pub use population::Population;
 pub use report::Report;
 pub use workload::{Shape, Workload, WriteKind};

@@ -7,9 +7,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::bench::driver::{Measured, Pace, Plan};
+use crate::bench::driver::Measured;
 use crate::bench::machine::{Machine, Usage};
 use crate::bench::measure::Label;
+use crate::bench::plan::{Pace, Plan};
 
 /// Calls later than this at the 99th percentile: the generator did not keep the rate.
 const LATE: Duration = Duration::from_millis(1);

@@ -45,7 +45,7 @@ mod tests {
         let schedule = Schedule::new(1000.0).unwrap();
         assert_eq!(schedule.offset(0), Duration::ZERO);
         assert_eq!(schedule.offset(1), Duration::from_millis(1));
-        assert_eq!(schedule.offset(86_400_000), Duration::from_secs(86_400));
+        assert_eq!(schedule.offset(86_400_000), Duration::from_hours(24));
         let thirds = Schedule::new(3.0).unwrap();
         assert_eq!(thirds.offset(3), Duration::from_secs(1));
         assert_eq!(thirds.offset(3_000_000), Duration::from_secs(1_000_000));

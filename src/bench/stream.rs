@@ -9,8 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::bench::client::{Http2, result_label, status_label};
-use crate::bench::driver::Answer;
 use crate::bench::measure::Label;
+use crate::bench::plan::Answer;
 use crate::proto::attribute_service_client::AttributeServiceClient;
 use crate::proto::{IdentifyRequest, IdentifyStreamRequest};
 

@@ -104,9 +104,13 @@ pub struct IoFailure {
 }
 
 impl IoFailure {
-    /// Whether the disk (or the quota on it) was full.
-    pub fn is_full(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    /// The same failure for somebody else ([`io::Error`] cannot be cloned).
+    pub(crate) fn again(&self) -> Self {
+        let source = match self.source.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        Self { operation: self.operation, file: self.file.clone(), source }
     }
 }
 

@@ -232,10 +232,6 @@ impl BatchEncoder {
         self.count = 0;
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     pub fn count(&self) -> u32 {
         self.count
     }
@@ -301,7 +297,7 @@ pub(crate) fn decode_batch(seed: u32, header: &BatchHeader, bytes: &Bytes) -> Re
     let mut entries = Vec::with_capacity((header.count as usize).min(body.len() / ENTRY_HEADER));
     let mut at = BATCH_HEADER;
     while at < end {
-        let position = header.first_position + entries.len() as u64;
+        let position = header.first_position.saturating_add(entries.len() as u64);
         let entry = body.get(at..).and_then(EntryHeader::decode).ok_or("an entry is cut short")?;
         let until = at + ENTRY_HEADER + entry.length as usize;
         let whole = body.get(at..until).ok_or("an entry reaches beyond its batch")?;

@@ -33,6 +33,15 @@ pub(crate) struct Tail {
     pub next_position: u64,
 }
 
+/// What can still be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Bytes of entries, headers included.
+    pub bytes: u64,
+    /// Whether that is all there is, rather than all that is known at this moment.
+    pub is_final: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Log {
     shared: Arc<Shared>,
@@ -122,11 +131,6 @@ impl Log {
         self.encoder.total()
     }
 
-    /// Whether there is no entry in the batch.
-    pub fn is_empty(&self) -> bool {
-        self.encoder.is_empty()
-    }
-
     /// Writes the batch and syncs it: after this its entries are kept.
     pub fn commit(&mut self, settings: BatchSettings) -> Result<(), IoFailure> {
         let count = self.encoder.count();
@@ -195,18 +199,17 @@ impl Log {
         Ok(())
     }
 
-    /// Bytes of entries, headers included, that can be taken until quota or disk are full.
-    pub fn capacity(&self) -> u64 {
+    /// What can be taken for certain: only segments that the disk has given room for count, so that what
+    /// was taken never finds it full.
+    pub fn room(&self) -> Room {
         let here = self.segment.length.saturating_sub(self.tail.end.offset).saturating_sub(MARGIN);
-        let live = self.shared.table.read().segments.len() as u64;
-        let allowed = (self.quota / self.segment_bytes).saturating_sub(live);
-        let more = self.spares.left().map_or(allowed, |left| left.min(allowed));
-        if more == 0 {
-            return here;
-        }
-        // What waits spans at most two segment ends, and at each an entry may not fit into the rest.
-        let room = more.saturating_mul(self.segment_bytes - SEGMENT_HEADER - MARGIN);
-        (here + room).saturating_sub(2 * self.max_entry).max(here.saturating_sub(self.max_entry))
+        let allowed = (self.quota / self.segment_bytes).saturating_sub(self.segments() as u64);
+        let (certain, failing) = self.spares.certain();
+        let more = certain.min(allowed);
+        // At the end of each segment the next entry may not fit into the rest.
+        let further = more.saturating_mul(self.segment_bytes - SEGMENT_HEADER - MARGIN - self.max_entry);
+        let bytes = if more == 0 { here } else { here.saturating_sub(self.max_entry) + further };
+        Room { bytes, is_final: more == allowed || failing }
     }
 
     /// Live segments.
@@ -230,4 +233,4 @@ impl Log {
 }
 
 /// Five minutes: a clock further behind the last entry is not waited for.
-pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);

@@ -1,5 +1,6 @@
 //! The manifest: which segments there are. Replaced as a whole, so a reader sees the old or the new one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use crate::model::{EventTime, NodeId};
 pub const MANIFEST: &str = "manifest";
 const NEXT: &str = "manifest.tmp";
 const TITLE: &str = "steadfast journal manifest, format";
+/// By how much a manifest may grow before its room must be found anew.
+const RESERVE: usize = 4096;
 /// Far more than a million segments need.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -122,14 +125,33 @@ impl Manifest {
     /// Replaces the manifest of a directory, durably. After an error either one may be found.
     pub fn store(&self, fs: &dyn Fs, dir: &Path) -> Result<(), IoFailure> {
         let (next, file) = (dir.join(NEXT), dir.join(MANIFEST));
-        let bytes = self.encode().map_err(std::io::Error::other).at("encode", &file)?;
-        remove_if_there(fs, &next).at("remove", &next)?;
-        let handle = fs.open(&next, OpenMode::CreateNew).at("create", &next)?;
+        let bytes = self.encode().map_err(io::Error::other).at("encode", &file)?;
+        let handle = match fs.open(&next, OpenMode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs.open(&next, OpenMode::CreateNew),
+            other => other,
+        };
+        let handle = handle.at("create", &next)?;
         handle.write_all_at(&bytes, 0).at("write", &next)?;
+        handle.set_len(bytes.len() as u64).at("cut", &next)?;
         handle.sync_data().at("sync", &next)?;
         fs.rename(&next, &file).at("rename", &next)?;
-        fs.sync_dir(dir).at("sync", dir)
+        fs.sync_dir(dir).at("sync", dir)?;
+        // Room for the next one is taken now: beginning a segment that is already there must not fail because
+        // the disk has become full meanwhile.
+        if let Err(error) = reserve(fs, &next, bytes.len() + RESERVE) {
+            tracing::warn!(%error, "no room could be reserved for the next journal manifest");
+        }
+        Ok(())
     }
+}
+
+fn reserve(fs: &dyn Fs, next: &Path, length: usize) -> io::Result<()> {
+    remove_if_there(fs, next)?;
+    let reserved = fs.open(next, OpenMode::CreateNew)?.write_all_at(&vec![0; length], 0);
+    if reserved.is_err() {
+        remove_if_there(fs, next)?;
+    }
+    reserved
 }
 
 /// Why a manifest was not read.

@@ -50,6 +50,7 @@ mod committer;
 pub mod error;
 pub mod format;
 pub mod fs;
+mod handle;
 mod log;
 mod manifest;
 mod open;
@@ -68,16 +69,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use committer::{Journal, JournalState, Released, Usage};
 pub use error::{
     Damage, IoFailure, JournalError, Kept, OpenError, ReadError, SubmitError, SubmitManyError, SubmitReason,
 };
 pub use format::BatchSettings;
+pub use handle::{Journal, JournalState, Usage};
 pub use manifest::SnapshotRef;
 pub use open::Opened;
 pub use reader::{JournalReader, Scan, StoredEntry};
 pub use recover::{CutTail, POSITION_STEP};
-pub use table::Pin;
+pub use table::{Pin, Released};
 
 use crate::model::EventTime;
 
@@ -86,7 +87,7 @@ use crate::model::EventTime;
 pub struct JournalOptions {
     /// Its directory, made if need be.
     pub dir: PathBuf,
-    /// Length of new segments in bytes, 64 KiB to 1 GiB.
+    /// Length of new segments in bytes, 4 KiB to 1 GiB.
     pub segment_bytes: u64,
     /// Most bytes of one batch.
     pub batch_bytes: u64,
@@ -124,16 +125,16 @@ impl JournalOptions {
     }
 
     fn validate(&self) -> Result<(), OpenError> {
-        let problem = if !(64 << 10..=1 << 30).contains(&self.segment_bytes) {
-            "segment_bytes must be between 64 KiB and 1 GiB"
+        let problem = if !(4 << 10..=1 << 30).contains(&self.segment_bytes) {
+            "segment_bytes must be between 4 KiB and 1 GiB"
         } else if self.max_entry_bytes > self.segment_bytes / 4 {
             "max_entry_bytes must be at most a quarter of segment_bytes"
-        } else if self.batch_bytes < self.max_entry_bytes + 4096 || self.batch_bytes > self.segment_bytes {
-            "batch_bytes must be between max_entry_bytes + 4096 and segment_bytes"
+        } else if self.batch_bytes < self.max_entry_bytes + 1024 || self.batch_bytes > self.segment_bytes {
+            "batch_bytes must be between max_entry_bytes + 1024 and segment_bytes"
         } else if !(1..=1 << 19).contains(&self.queue_entries) {
             "queue_entries must be between 1 and 524288"
-        } else if self.queue_bytes < self.max_entry_bytes + 4096 {
-            "queue_bytes must be at least max_entry_bytes + 4096"
+        } else if self.queue_bytes < self.max_entry_bytes + 1024 {
+            "queue_bytes must be at least max_entry_bytes + 1024"
         } else if self.total_quota < 2 * self.segment_bytes {
             "total_quota must be at least two segments"
         } else {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::committer::Journal;
 use super::error::{At as _, OpenError};
 use super::format::{self, BatchSettings, SegmentHeader};
 use super::fs::{Fs, OpenMode};
+use super::handle::Journal;
 use super::log::{CLOCK_TOLERANCE, Log, Tail, make_segment};
 use super::manifest::{Manifest, SegmentEntry};
 use super::reader::JournalReader;
@@ -154,6 +154,8 @@ pub(crate) fn open(
         fs,
         dir,
         node,
+        origin: manifest.origin,
+        gaps: manifest.gaps.clone(),
         table: RwLock::new(Table { segments, end }),
         manifest: Mutex::new(manifest),
         pins: Mutex::default(),

@@ -6,7 +6,18 @@ use std::time::{Duration, Instant};
 
 use super::error::{JournalError, SubmitReason};
 use super::format::ENTRY_HEADER;
+use super::log::Room;
 use super::{JournalOptions, Submission};
+
+/// Whether entries are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Open,
+    /// No more; what waits is written.
+    Stopping,
+    /// The same, and then the mark of an orderly end.
+    Closing,
+}
 
 /// What waits, and what is known of the disk.
 #[derive(Debug)]
@@ -20,14 +31,12 @@ pub(crate) struct Queue<T> {
     pub writing_since: Option<Instant>,
     /// Whether the committer has to be woken.
     pub sleeping: bool,
-    pub closing: bool,
-    /// Leave the mark of an orderly end.
-    pub mark_clean: bool,
+    pub life: Life,
     /// The room has changed by something else than a batch.
     pub recount: bool,
     pub failed: Option<Arc<JournalError>>,
     /// Bytes that may be in `bytes` and `writing_bytes` together.
-    pub capacity: u64,
+    pub room: Room,
     /// Bytes of the quota in use by what is written.
     pub used: u64,
     limits: Limits,
@@ -48,7 +57,7 @@ pub(crate) fn cost(payload: &[u8]) -> u64 {
 }
 
 impl<T> Queue<T> {
-    pub fn new(options: &JournalOptions, capacity: u64, used: u64) -> Self {
+    pub fn new(options: &JournalOptions, room: Room, used: u64) -> Self {
         Self {
             items: Vec::new(),
             bytes: 0,
@@ -56,11 +65,10 @@ impl<T> Queue<T> {
             writing_bytes: 0,
             writing_since: None,
             sleeping: false,
-            closing: false,
-            mark_clean: false,
+            life: Life::Open,
             recount: false,
             failed: None,
-            capacity,
+            room,
             used,
             limits: Limits {
                 entries: options.queue_entries,
@@ -85,7 +93,7 @@ impl<T> Queue<T> {
         if let Some(error) = &self.failed {
             return Err(SubmitReason::Failed(Arc::clone(error)));
         }
-        if self.closing {
+        if self.life != Life::Open {
             return Err(SubmitReason::Closed);
         }
         let limit = self.limits.entry;
@@ -98,7 +106,11 @@ impl<T> Queue<T> {
         if let Some(oldest) = self.stalled(now) {
             return Err(SubmitReason::Stalled { oldest });
         }
-        if self.bytes + self.writing_bytes + bytes > self.capacity {
+        if self.bytes + self.writing_bytes + bytes > self.room.bytes {
+            if !self.room.is_final {
+                // Whether the disk has room for another segment is about to be known.
+                return Err(SubmitReason::Overloaded);
+            }
             return Err(SubmitReason::Full { used: self.used_with_waiting(), limit: self.limits.quota });
         }
         if self.items.len() + entries > self.limits.entries || self.bytes + bytes > self.limits.bytes {

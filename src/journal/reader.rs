@@ -129,10 +129,9 @@ impl JournalReader {
 
     /// Whether an entry with this number was ever made durable here (it may have been released since).
     pub fn issued(&self, position: u64) -> bool {
-        let end = self.end();
-        let manifest = self.shared.manifest.lock();
-        (manifest.origin..=end).contains(&position)
-            && !manifest.gaps.iter().any(|(before, after)| position > *before && position < *after)
+        let shared = &self.shared;
+        (shared.origin..=self.end()).contains(&position)
+            && !shared.gaps.iter().any(|(before, after)| position > *before && position < *after)
     }
 
     /// Keeps `position` and what follows from being released.
@@ -182,26 +181,23 @@ impl Scan {
                 Ok(Step::Bad(problem)) => Err(ReadError::Damaged(Damage::new(&segment.path, at, problem))),
                 other => other,
             };
-            match self.reader.unless_released(&segment, self.from, step)? {
-                Step::Batch(batch) => {
-                    self.offset = Some(walker.place());
-                    self.digest = super::format::digest(self.digest, batch.checksum);
-                    if batch.header.last_position() >= self.from {
-                        let skip = self.from.saturating_sub(batch.header.first_position) as usize;
-                        return Ok(Some((batch, skip)));
-                    }
+            if let Step::Batch(batch) = self.reader.unless_released(&segment, self.from, step)? {
+                self.offset = Some(walker.place());
+                self.digest = super::format::digest(self.digest, batch.checksum);
+                if batch.header.last_position() >= self.from {
+                    let skip = self.from.saturating_sub(batch.header.first_position) as usize;
+                    return Ok(Some((batch, skip)));
                 }
-                _ => {
-                    if let Some(sealed) = sealed
-                        && sealed.digest != self.digest
-                    {
-                        let problem = "its batches are not those that it was sealed with";
-                        let damage = ReadError::Damaged(Damage::new(&segment.path, at, problem));
-                        return self.reader.unless_released(&segment, self.from, Err(damage));
-                    }
-                    self.index += 1;
-                }
+                continue;
             }
+            if let Some(sealed) = sealed
+                && sealed.digest != self.digest
+            {
+                let problem = "its batches are not those that it was sealed with";
+                let damage = ReadError::Damaged(Damage::new(&segment.path, at, problem));
+                return self.reader.unless_released(&segment, self.from, Err(damage));
+            }
+            self.index += 1;
         }
         Ok(None)
     }

@@ -25,6 +25,8 @@ struct State {
     next_name: u64,
     /// Whether a thread fills up; otherwise whoever takes one makes it.
     threaded: bool,
+    /// One is being filled, and the disk has given the room for it.
+    reserved: bool,
     /// The last attempt failed.
     failed: Option<IoFailure>,
     closing: bool,
@@ -68,9 +70,16 @@ impl Spares {
     }
 
     /// Zeros, written and synced: a hole or a bare allocation would be paid for at each commit.
-    fn make(&self, path: &Path) -> Result<(), IoFailure> {
+    fn make(&self, path: &Path, reserved: &dyn Fn()) -> Result<(), IoFailure> {
         let file = self.fs.open(path, OpenMode::CreateNew).at("create", path)?;
-        let made = self.fill(&*file, path);
+        let made = match file.allocate(self.length) {
+            Ok(()) => {
+                reserved();
+                self.fill(&*file, path)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => self.fill(&*file, path),
+            Err(error) => Err(error).at("allocate", path),
+        };
         if made.is_err() {
             // A part of one is of no use, and takes room that the manifest may need.
             remove_if_there(&*self.fs, path).at("remove", path)?;
@@ -100,11 +109,11 @@ impl Spares {
             if !state.threaded {
                 let path = self.name(&mut state);
                 drop(state);
-                self.make(&path)?;
+                self.make(&path, &|| ())?;
                 return Ok(path);
             }
-            if let Some(failure) = state.failed.take() {
-                return Err(failure);
+            if let Some(failure) = &state.failed {
+                return Err(failure.again());
             }
             self.changed.wait(&mut state);
         }
@@ -127,10 +136,10 @@ impl Spares {
         Ok(())
     }
 
-    /// How many segments can still be begun, if making more has failed; `None` while it works.
-    pub fn left(&self) -> Option<u64> {
+    /// How many there certainly are (or will be as soon as they are filled), and whether making more has failed.
+    pub fn certain(&self) -> (u64, bool) {
         let state = self.state.lock();
-        state.failed.as_ref().map(|_| state.ready.len() as u64)
+        (state.ready.len() as u64 + u64::from(state.reserved), state.failed.is_some())
     }
 
     /// Says that a thread will call [`Spares::run`].
@@ -138,7 +147,8 @@ impl Spares {
         self.state.lock().threaded = true;
     }
 
-    /// Keeps spares ready until [`Spares::close`]; `changed` is called when one is ready or could not be made.
+    /// Keeps spares ready until [`Spares::close`]; `changed` is called when there is room for another, or
+    /// there turned out to be none.
     pub fn run(&self, changed: &dyn Fn()) {
         let mut state = self.state.lock();
         while !state.closing {
@@ -156,8 +166,12 @@ impl Spares {
             }
             let path = self.name(&mut state);
             drop(state);
-            let made = self.make(&path);
+            let made = self.make(&path, &|| {
+                self.state.lock().reserved = true;
+                changed();
+            });
             state = self.state.lock();
+            state.reserved = false;
             match made {
                 Ok(()) => {
                     state.ready.push(path);

@@ -10,6 +10,7 @@ use super::error::IoFailure;
 use super::format;
 use super::fs::{Fs, FsFile, FsLock};
 use super::manifest::{Manifest, Sealed, SegmentEntry, segment_path};
+use super::spare::Spares;
 use crate::model::{EventTime, NodeId};
 
 /// A segment that is part of the journal.
@@ -93,6 +94,10 @@ pub(crate) struct Shared {
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
     pub node: NodeId,
+    /// The first position this node could issue, and the pairs of positions between which none is an entry's.
+    /// Both change only at a start, so nobody who asks waits for the manifest's lock.
+    pub origin: u64,
+    pub gaps: Vec<(u64, u64)>,
     pub table: RwLock<Table>,
     /// Held while the file is replaced.
     pub manifest: Mutex<Manifest>,
@@ -112,6 +117,39 @@ impl Shared {
         Ok(())
     }
 
+    /// Gives up whole segments that hold nothing at or after `position`, and nothing that is pinned.
+    pub fn release_before(&self, spares: &Spares, position: u64) -> Result<Released, IoFailure> {
+        let bound = self.pins.lock().lowest().map_or(position, |pin| pin.min(position));
+        let mut released = Vec::new();
+        self.change_manifest(|manifest| {
+            let keep = manifest
+                .segments
+                .iter()
+                .position(|segment| segment.sealed.is_none_or(|sealed| sealed.last_position >= bound))
+                .unwrap_or(manifest.segments.len());
+            released = manifest.segments.drain(..keep).collect();
+        })?;
+        let mut gone = Released::default();
+        let mut files = Vec::new();
+        {
+            let mut table = self.table.write();
+            let is_gone = |number| released.iter().any(|segment| segment.number == number);
+            table.segments.retain(|segment| {
+                let keep = !is_gone(segment.number);
+                if !keep {
+                    gone.segments += 1;
+                    gone.bytes += segment.length;
+                    files.push((segment.path.clone(), segment.length));
+                }
+                keep
+            });
+        }
+        for (path, length) in files {
+            spares.recycle(&path, length)?;
+        }
+        Ok(gone)
+    }
+
     pub fn pin(self: &Arc<Self>, position: u64) -> Pin {
         let mut pins = self.pins.lock();
         pins.next += 1;
@@ -119,6 +157,15 @@ impl Shared {
         pins.held.insert(id, position);
         Pin { shared: Arc::clone(self), id }
     }
+}
+
+/// What a release gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Segments.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Keeps entries from being released while it lives.

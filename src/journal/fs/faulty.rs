@@ -201,10 +201,9 @@ impl FaultyFs {
         };
         let names = match survivors {
             Survivors::Synced => disk.synced_names.clone(),
-            Survivors::Written => disk.names.clone(),
             // A directory's changes reach the disk together or not at all.
             Survivors::Some(_) if next_random(&mut random) & 1 == 0 => disk.synced_names.clone(),
-            Survivors::Some(_) => disk.names.clone(),
+            Survivors::Written | Survivors::Some(_) => disk.names.clone(),
         };
         let mut after = Disk { names: names.clone(), synced_names: names, ..Disk::default() };
         for inode in &disk.inodes {
@@ -406,5 +405,12 @@ impl FsFile for MemoryFile {
         let mut disk = self.disk.lock();
         disk.check(Kind::Write)?;
         disk.resize(self.index, length as usize)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        disk.check(Kind::Write)?;
+        let length = disk.inode(self.index)?.now.len().max(length as usize);
+        disk.resize(self.index, length)
     }
 }

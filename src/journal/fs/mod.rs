@@ -59,6 +59,9 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     /// Cuts or extends (with zeros) to `length` bytes.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
+    /// Takes room on the disk for `length` bytes; `Unsupported` where that cannot be said beforehand.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

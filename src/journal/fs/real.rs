@@ -101,4 +101,9 @@ impl FsFile for File {
     fn set_len(&self, length: u64) -> io::Result<()> {
         File::set_len(self, length)
     }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        let allocated = rustix::fs::fallocate(self, rustix::fs::FallocateFlags::empty(), 0, length);
+        allocated.map_err(io::Error::from)
+    }
 }

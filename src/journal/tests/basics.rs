@@ -71,8 +71,7 @@ fn rolls_over_segments_and_releases_them() {
     let fs = FaultyFs::new();
     let (journal, heard) = start(open(&fs).unwrap());
     for n in 1..=200 {
-        journal.submit(super::super::Submission { payload: payload(n, 3000), ticket: n }).unwrap();
-        assert!(matches!(heard.recv().unwrap(), Heard::Committed(_)));
+        assert!(offer(&journal, &heard, n, 750));
     }
     let reader = journal.reader();
     let entries = all(&reader);
@@ -91,10 +90,9 @@ fn rolls_over_segments_and_releases_them() {
     assert!(matches!(reader.read(1, entries[0].offset), Err(ReadError::Released(1))));
     assert_eq!(reader.read(100, entries[99].offset).unwrap(), entries[99]);
     for n in 201..=300 {
-        journal.submit(super::super::Submission { payload: payload(n, 3000), ticket: n }).unwrap();
-        assert!(matches!(heard.recv().unwrap(), Heard::Committed(_)));
+        assert!(offer(&journal, &heard, n, 750));
     }
-    assert!(journal.usage().used < before + 110 * 3000);
+    assert!(journal.usage().used < before + 110 * 750);
     journal.close().unwrap();
     let opened = open(&fs).unwrap();
     assert_eq!(all(&opened.reader).last().unwrap().position, 300);

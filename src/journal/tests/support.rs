@@ -9,7 +9,7 @@ use super::super::fs::{FaultyFs, Fs};
 use super::super::log::Log;
 use super::super::{
     BatchSettings, Committed, Journal, JournalError, JournalOptions, JournalReader, Kept, OpenError, Opened,
-    Sink, StoredEntry, Submission,
+    Sink, StoredEntry, Submission, SubmitReason,
 };
 use crate::clock::ManualClock;
 use crate::model::EventTime;
@@ -22,12 +22,12 @@ pub fn start_time() -> EventTime {
 
 pub fn options() -> JournalOptions {
     JournalOptions {
-        segment_bytes: 64 << 10,
-        batch_bytes: 24 << 10,
-        max_entry_bytes: 16 << 10,
+        segment_bytes: 16 << 10,
+        batch_bytes: 6 << 10,
+        max_entry_bytes: 4 << 10,
         queue_entries: 1000,
-        queue_bytes: 24 << 10,
-        total_quota: 64 << 20,
+        queue_bytes: 6 << 10,
+        total_quota: 16 << 20,
         ..JournalOptions::new(DIR)
     }
 }
@@ -45,7 +45,7 @@ pub fn open_with(fs: &FaultyFs, options: JournalOptions) -> Result<Opened, OpenE
 }
 
 pub fn settings() -> BatchSettings {
-    BatchSettings { refresh_after: Duration::from_secs(600), semantics: 1 }
+    BatchSettings { refresh_after: Duration::from_mins(10), semantics: 1 }
 }
 
 /// The payload of the `n`th entry of a script: its length varies, its content tells which it is.
@@ -58,13 +58,13 @@ pub fn payload(n: u64, length: usize) -> Vec<u8> {
 /// Commits one batch without threads.
 pub fn append(log: &mut Log, payloads: &[Vec<u8>]) -> Result<Vec<u64>, super::super::IoFailure> {
     let mut positions = Vec::new();
-    for payload in payloads {
+    for (index, payload) in payloads.iter().enumerate() {
         loop {
             if let Some((placed, _)) = log.push(start_time(), payload) {
                 positions.push(placed.position);
                 break;
             }
-            if !log.is_empty() {
+            if index > 0 {
                 log.commit(settings())?;
             }
             log.roll()?;
@@ -99,6 +99,24 @@ impl Sink<u64> for Ear {
 pub fn start(opened: Opened) -> (Journal<u64>, Receiver<Heard>) {
     let (sender, receiver) = channel();
     (opened.start(settings, Box::new(Ear(sender))).unwrap(), receiver)
+}
+
+/// Submits one entry and waits for it; while it is not yet known whether the disk has room for the next segment
+/// (which takes as long as these small ones are written) it is offered again. `false` when it is full.
+pub fn offer(journal: &Journal<u64>, heard: &Receiver<Heard>, n: u64, length: usize) -> bool {
+    loop {
+        match journal.submit(Submission { payload: payload(n, length), ticket: n }) {
+            Ok(()) => {
+                assert!(matches!(heard.recv().unwrap(), Heard::Committed(_)));
+                return true;
+            }
+            Err(error) => match error.reason {
+                SubmitReason::Full { .. } => return false,
+                SubmitReason::Overloaded => std::thread::yield_now(),
+                other => panic!("{other}"),
+            },
+        }
+    }
 }
 
 pub fn submission(n: u64) -> Submission<u64> {

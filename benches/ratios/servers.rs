@@ -161,6 +161,9 @@ fn steadfast(dir: &Path) -> Result<Server, Box<dyn Error>> {
         .env("STEADFAST_DATA_DIR", dir)
         .env("STEADFAST_SERVER_LISTEN", &addr)
         .env("STEADFAST_SERVER_OPERATIONS_LISTEN", operations)
+        // Room for all that is written in a run: what is measured is not how it refuses.
+        .env("STEADFAST_JOURNAL_TOTAL_QUOTA", "40 GiB")
+        .env("STEADFAST_JOURNAL_SITE_QUOTA", "30 GiB")
         .stdout(Stdio::null());
     Server::spawn("steadfast", &mut command, addr)?.listening()
 }

@@ -10,20 +10,22 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 use super::StartError;
+use super::checkpoint::Checkpoints;
 use crate::accept::{
     Accept, AcceptOptions, BatchStamp, HotMemory, JournalSink, Pending, Requests, Shared, Usage,
 };
 use crate::applier::replay::{Replay, Replayed};
-use crate::applier::{Applier, RefusedList};
+use crate::applier::{Applier, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::journal::fs::RealFs;
 use crate::journal::{BatchSettings, Journal, JournalOptions, Opened};
-use crate::model::LowWater;
 use crate::model::evaluate::SEMANTICS;
-use crate::read::{EntrySource, ProfileCache, Read, ReadShared};
+use crate::read::{EntrySource, ProfileCache, Read, ReadShared, Rebuild};
 use crate::sites::{SiteState, Sites};
 use crate::store::Store;
+use crate::store::generations::{GenerationOptions, Generations};
+use crate::store::note::Distrust;
 use crate::store::service::StoreService;
 use crate::store::sled::{SledOptions, SledStore};
 
@@ -42,8 +44,12 @@ pub struct Core {
     pub store: Arc<SledStore>,
     /// What the start found.
     pub replayed: Replayed,
+    /// Whether the store is still being filled.
+    pub rebuild: Arc<Rebuild>,
+    generations: Arc<Generations>,
+    progress: Progress,
     stop: watch::Sender<bool>,
-    applier: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 type Ready = (UnboundedSender<Arc<SiteState>>, UnboundedReceiver<Arc<SiteState>>);
@@ -54,11 +60,15 @@ impl Core {
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
         let opened =
             Journal::<Arc<Pending>>::open(journal_options(config), Arc::new(RealFs), Arc::clone(&clock))?;
-        let store = Arc::new(SledStore::open(
-            &config.store.dir,
-            opened.node,
-            &SledOptions { cache_capacity: config.store.cache_capacity.0, ..SledOptions::default() },
-        )?);
+        let (generations, found) = Generations::open(GenerationOptions {
+            store_dir: config.store.dir.clone(),
+            note_dir: config.journal.dir.clone(),
+            node: opened.node,
+            journal_end: opened.end,
+            sled: sled_options(config),
+        })?;
+        let (store, low_water) = (found.store, found.low_water);
+        report(&opened, found.distrust);
         let sites = Arc::new(Sites::new(config.limits.sites as usize));
         let requests = Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
         let refused = Arc::new(RefusedList::default());
@@ -66,7 +76,6 @@ impl Core {
 
         let ready: Ready = mpsc::unbounded_channel();
         let usage = Arc::new(Usage::default());
-        let low_water = LowWater::default();
         let now = clock.now();
         let replay = Replay {
             sites: &sites,
@@ -86,6 +95,9 @@ impl Core {
         let cache = Arc::new(ProfileCache::new(config.cache.profile_capacity.0));
         let hot = HotMemory::new(HOT_BYTES);
         let settled = Arc::new(AtomicU64::new(opened.end));
+        let generations = Arc::new(generations);
+        let rebuild =
+            Rebuild::new(Arc::clone(&sites), generations.is_complete(), opened.end, replayed.pending);
         let (node, reader) = (opened.node, opened.reader.clone());
         let journal = start_journal(opened, stamp, &ready.0, &hot, &settled)?;
         let entries = EntrySource::new(node, reader, stamp);
@@ -100,8 +112,17 @@ impl Core {
             store: StoreService::new(Arc::clone(&store) as Arc<dyn Store>),
         };
         let (stop, stopping) = watch::channel(false);
-        let applier = start_applier(applier, ready, stopping)?;
+        let applier = start_applier(applier, ready, stopping.clone())?;
+        let rebuild = Arc::new(rebuild);
         let read = Arc::new(ReadShared::new(Arc::clone(&sites), Arc::clone(&cache), entries));
+        let progress = Progress::new(Arc::clone(&sites), settled);
+        let checkpoints = Checkpoints {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            generations: Arc::clone(&generations),
+            progress: progress.clone(),
+            rebuild: Arc::clone(&rebuild),
+        };
+        let checkpoints = checkpoints.start(stopping)?;
         let shared = Arc::new(Shared {
             node,
             sites,
@@ -121,7 +142,18 @@ impl Core {
             },
             draining: AtomicBool::new(false),
         });
-        Ok(Self { shared, read, refused, store, replayed, stop, applier: Some(applier) })
+        Ok(Self {
+            shared,
+            read,
+            refused,
+            store,
+            rebuild,
+            replayed,
+            generations,
+            progress,
+            stop,
+            threads: vec![applier, checkpoints],
+        })
     }
 
     /// The write stack.
@@ -144,12 +176,13 @@ impl Core {
         self.shared.draining.store(true, Ordering::Relaxed);
         let journal = self.shared.journal.close();
         self.stop.send_replace(true);
-        if let Some(applier) = self.applier.take()
-            && applier.join().is_err()
-        {
-            tracing::error!("the applier panicked");
+        for thread in self.threads.drain(..) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(name, "a thread panicked");
+            }
         }
-        self.store.close(limit)?;
+        self.generations.close_clean(&self.store, self.progress.low_water(), limit)?;
         journal.map_err(StartError::JournalClose)
     }
 }
@@ -166,6 +199,39 @@ fn journal_options(config: &Config) -> JournalOptions {
         queue_bytes: journal.queue.0.max(entry + 4096),
         total_quota: journal.total_quota.0,
         ..JournalOptions::new(&journal.dir)
+    }
+}
+
+fn sled_options(config: &Config) -> SledOptions {
+    let store = &config.store;
+    SledOptions {
+        cache_capacity: store.cache_capacity.0,
+        index_capacity: store.index_capacity.0,
+        get_threads: store.get_threads as usize,
+        query_threads: store.query_threads as usize,
+        apply_threads: store.apply_threads as usize,
+        queue: store.pool_queue as usize,
+        hook: None,
+    }
+}
+
+/// Says what the last run left behind.
+fn report(opened: &Opened, distrust: Option<Distrust>) {
+    if let Some(cut) = &opened.cut {
+        let (file, saved) = (cut.file.display(), cut.saved.display());
+        tracing::warn!(
+            "the journal's last write had not been finished and was not acknowledged ({file} at byte {}: {}); \
+             it was cut off and kept in {saved}",
+            cut.offset,
+            cut.problem
+        );
+    }
+    match distrust {
+        None => {}
+        Some(Distrust::NoStore) => tracing::info!("a new store"),
+        Some(distrust) => {
+            tracing::warn!("the store is filled anew from the journal, because {distrust}; nothing is lost");
+        }
     }
 }
 

@@ -7,28 +7,41 @@ use std::time::Instant;
 use tokio::time::timeout_at;
 use tower::Service;
 
+use super::Core;
 use crate::applier::RefusedList;
-use crate::command::{
-    ExportPage, Lookup, LookupFuture, ProfileView, ReadError, ReadRequest, WriteState,
-};
+use crate::command::{ExportPage, Lookup, LookupFuture, ProfileView, ReadError, ReadRequest, WriteState};
 use crate::journal::JournalReader;
 use crate::model::{NodeId, Position, ProfileKey, Site, User};
-use crate::read::Read;
+use crate::read::{Read, Rebuild};
 use crate::sites::Sites;
 use crate::store::service::StoreService;
 use crate::store::{AttributeInfo, RecordCursor, Store, StoredItem};
 
 /// Answers from what the node has in memory; only exports ask the store.
 pub struct NodeLookup {
-    pub(super) node: NodeId,
-    pub(super) sites: Arc<Sites>,
-    pub(super) refused: Arc<RefusedList>,
-    pub(super) reader: JournalReader,
-    pub(super) reads: Read<StoreService>,
-    pub(super) store: Arc<dyn Store>,
+    node: NodeId,
+    sites: Arc<Sites>,
+    refused: Arc<RefusedList>,
+    reader: JournalReader,
+    reads: Read<StoreService>,
+    store: Arc<dyn Store>,
+    rebuild: Arc<Rebuild>,
 }
 
 impl NodeLookup {
+    /// Asks what `core` has; profiles through `reads`.
+    pub fn new(core: &Core, reads: Read<StoreService>) -> Self {
+        Self {
+            node: core.shared.node,
+            sites: Arc::clone(&core.shared.sites),
+            refused: Arc::clone(&core.refused),
+            reader: core.shared.journal.reader(),
+            reads,
+            store: Arc::clone(&core.store) as Arc<dyn Store>,
+            rebuild: Arc::clone(&core.rebuild),
+        }
+    }
+
     fn state_now(&self, site: &Site, position: Position) -> WriteState {
         let number = position.number;
         if position.node != self.node || !self.reader.issued(number) {
@@ -50,8 +63,11 @@ impl Lookup for NodeLookup {
     }
 
     fn attributes(&self, site: Site, _deadline: Instant) -> LookupFuture<Vec<AttributeInfo>> {
-        let attributes =
-            self.sites.get(&site).map(|site| site.registry.load().all().cloned().collect()).unwrap_or_default();
+        let attributes = self
+            .sites
+            .get(&site)
+            .map(|site| site.registry.load().all().cloned().collect())
+            .unwrap_or_default();
         Box::pin(std::future::ready(Ok(attributes)))
     }
 
@@ -62,6 +78,9 @@ impl Lookup for NodeLookup {
         limit: usize,
         deadline: Instant,
     ) -> LookupFuture<ExportPage> {
+        if let Err(error) = self.rebuild.check() {
+            return Box::pin(std::future::ready(Err(error)));
+        }
         let after = after.unwrap_or_else(|| RecordCursor::before_site(&site));
         let scan = self.store.scan_records(Some(after), limit);
         let mut reads = self.reads.clone();

@@ -1,17 +1,47 @@
 //! The only composition root: everything is made, connected, started and stopped here.
+//!
+//! A request's way: `serve` (connection, deadline, limits) -> `api` (decode, validate) -> `accept` (the
+//! write stack) -> `journal` -> `applier` -> `store`; reads go from `api` to `read` (cache, overlay) to
+//! `store`.
 
+mod checkpoint;
 mod core;
+mod lookup;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use core::Core;
+use metrics_exporter_prometheus::BuildError;
+use tokio::sync::watch;
+
+pub use self::core::Core;
+use self::lookup::NodeLookup;
+use self::upkeep::Upkeep;
+use crate::api::{Attributes, Decoder};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::model::limits::Limits;
+use crate::serve::{self, Listeners, Operations, ServeError, Serving};
 
 /// Why the server does not start, or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A directory could not be made.
+    #[error("cannot make the directory {dir}: {error}")]
+    Directory {
+        /// Which.
+        dir: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The listeners.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] crate::journal::OpenError),
@@ -21,10 +51,102 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// The store's generations.
+    #[error(transparent)]
+    Generations(#[from] crate::store::generations::OpenError),
+    /// The store was not closed in order; it is sound all the same.
+    #[error("the store was not closed in order, so that the next start replays more: {0}")]
+    StoreClose(#[from] crate::store::generations::CloseError),
     /// What the journal holds.
     #[error(transparent)]
     Replay(#[from] crate::applier::replay::ReplayError),
     /// A thread or runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The metrics recorder.
+    #[error("cannot record metrics: {0}")]
+    Metrics(#[from] BuildError),
+    /// The descriptors that are built in.
+    #[error("cannot offer reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running node.
+pub struct App {
+    core: Core,
+    serving: Serving,
+    upkeep: Upkeep,
+    drain_timeout: Duration,
+    /// Where services call.
+    pub data_address: SocketAddr,
+    /// Where operators call.
+    pub operations_address: SocketAddr,
+}
+
+impl App {
+    /// Binds, opens the data side, and serves. Blocks until calls can be made.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        // First, so that a second process fails before it touches anything.
+        let listeners = Listeners::bind(&config.server)?;
+        let address = |address: io::Result<SocketAddr>| address.map_err(StartError::Thread);
+        let data_address = address(listeners.data_address())?;
+        let operations_address = address(listeners.operations_address())?;
+        let metrics = crate::metrics::install()?;
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let core = Core::open(config, Arc::clone(&clock))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(StartError::Thread)?;
+        let (health, health_service) = runtime.block_on(serve::health());
+
+        let reads = core.reads();
+        let lookup = NodeLookup::new(&core, reads.clone());
+        let decoder = Decoder { limits: limits(config), clock: Arc::clone(&clock) };
+        let attributes = Attributes::new(core.writes(), reads, Arc::new(lookup), decoder);
+        let routes = serve::data_routes(attributes, &config.server, health_service.clone())?;
+        let operations =
+            Operations { routes: serve::operations_routes(health_service)?, metrics, health: health.clone() };
+        runtime.block_on(health.accept());
+        let serving = serve::start(listeners, &config.server, config.data_runtimes(), routes, operations)?;
+        let upkeep = Upkeep::start(&core, health, runtime)?;
+        let drain_timeout = config.server.drain_timeout.0;
+        Ok(Self { core, serving, upkeep, drain_timeout, data_address, operations_address })
+    }
+
+    /// The data side.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Says why, once the journal has failed: nothing can be accepted any more, and the process should end.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.upkeep.fatal()
+    }
+
+    /// Stops in order: accepts nothing new, answers what is in flight, makes everything durable, closes the
+    /// store. Blocks.
+    pub fn drain(mut self) -> Result<(), StartError> {
+        self.upkeep.refuse("draining");
+        self.serving.drain();
+        self.upkeep.stop();
+        let closed = self.core.close(self.drain_timeout);
+        self.serving.stop();
+        closed
+    }
+}
+
+/// What requests are checked against.
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        site_chars: limits.site_chars as usize,
+        user_bytes: limits.user_bytes as usize,
+        attribute_name_chars: limits.name_chars as usize,
+        string_chars: limits.string_chars as usize,
+        changes_per_write: limits.changes_per_write as usize,
+        attributes_per_site: limits.attributes_per_site as usize,
+        ..Limits::default()
+    }
 }

@@ -6,7 +6,8 @@
 //! them in order (those of one user together) and commits once.
 
 mod batch;
-mod checkpoint;
+
+mod progress;
 pub mod refused;
 pub mod replay;
 mod trouble;
@@ -31,7 +32,7 @@ use crate::sites::{EntryRef, SiteState, Sites};
 use crate::store::service::Load;
 use crate::store::{Committed, Purpose, SiteCommit, StoreError};
 
-pub use checkpoint::Progress;
+pub use progress::Progress;
 pub use refused::RefusedList;
 use trouble::Trouble;
 

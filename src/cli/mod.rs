@@ -4,6 +4,7 @@ pub mod bench;
 pub mod config;
 pub mod log;
 pub mod options;
+pub mod serve;
 
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 use self::bench::BenchArgs;
 use self::config::ConfigArgs;
+use self::serve::ServeArgs;
 use crate::bench::BenchError;
 use crate::config::ConfigError;
 
@@ -26,6 +28,8 @@ pub struct Cli {
 /// Everything that the program can do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Run the server
+    Serve(ServeArgs),
     /// Print the effective configuration, with where each value came from
     Config(ConfigArgs),
     /// Measure a running server: throughput, latencies, errors
@@ -38,6 +42,7 @@ const USAGE: u8 = 2;
 /// Runs the program's command line.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
+        Command::Serve(args) => args.run(),
         Command::Config(args) => match args.options.load() {
             Ok(effective) => match args.print(&effective) {
                 Ok(()) => ExitCode::SUCCESS,

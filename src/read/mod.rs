@@ -2,8 +2,10 @@
 
 pub mod cache;
 mod overlay;
+mod rebuild;
 mod service;
 
 pub use cache::ProfileCache;
 pub use overlay::{EntrySource, OVERLAY_LIMIT, Stamped};
+pub use rebuild::Rebuild;
 pub use service::{Read, ReadShared};

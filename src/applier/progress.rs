@@ -1,5 +1,4 @@
-//! Checkpoints: flush the store, then note beside the journal how far it has come, so that the next start
-//! replays little.
+//! How far the applier has come: what a checkpoint notes, so that the next start replays little.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

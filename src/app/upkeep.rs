@@ -1,0 +1,124 @@
+//! What goes on beside the requests: health, metrics that are read off, and old notes thrown away.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use metrics::gauge;
+use tokio::sync::watch;
+
+use super::{Core, StartError};
+use crate::accept::Shared;
+use crate::applier::RefusedList;
+use crate::journal::JournalState;
+use crate::metrics as names;
+use crate::serve::Health;
+
+/// How often health is looked at.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// How many of these periods pass between two looks at what only metrics want.
+const METRICS_EVERY: u32 = 10;
+
+/// The thread that does it.
+pub struct Upkeep {
+    stop: watch::Sender<Option<String>>,
+    fatal: watch::Receiver<Option<String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    /// Starts it on `runtime`.
+    pub fn start(core: &Core, health: Health, runtime: tokio::runtime::Runtime) -> Result<Self, StartError> {
+        let (stop, stopping) = watch::channel(None);
+        let (say, fatal) = watch::channel(None);
+        let (shared, refused) = (Arc::clone(&core.shared), Arc::clone(&core.refused));
+        let work = move || runtime.block_on(run(shared, refused, health, say, stopping));
+        let thread = std::thread::Builder::new()
+            .name("sf-upkeep".to_owned())
+            .spawn(work)
+            .map_err(StartError::Thread)?;
+        Ok(Self { stop, fatal, thread: Some(thread) })
+    }
+
+    /// Says why nothing can be accepted any more.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.clone()
+    }
+
+    /// Tells callers of the health service that nothing is accepted from now on.
+    pub fn refuse(&self, why: &str) {
+        self.stop.send_replace(Some(why.to_owned()));
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        self.stop.send_replace(Some("stopped".to_owned()));
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the upkeep thread panicked");
+        }
+    }
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    refused: Arc<RefusedList>,
+    health: Health,
+    fatal: watch::Sender<Option<String>>,
+    mut stopping: watch::Receiver<Option<String>>,
+) {
+    let mut tick: u32 = 0;
+    let mut accepting = true;
+    loop {
+        tokio::select! {
+            biased;
+            stop = stopping.wait_for(Option::is_some) => {
+                let why = stop.ok().and_then(|why| why.clone()).unwrap_or_default();
+                health.refuse(&why).await;
+                return;
+            }
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+        let refusing = match shared.journal.state() {
+            JournalState::Running => None,
+            JournalState::Stalled(age) => Some(format!("the journal's disk has not answered for {age:?}")),
+            JournalState::Failed(error) => {
+                let why = error.to_string();
+                fatal.send_replace(Some(why.clone()));
+                Some(why)
+            }
+            JournalState::Closed => Some("the journal is closed".to_owned()),
+        };
+        match refusing {
+            Some(why) => {
+                health.refuse(&why).await;
+                accepting = false;
+            }
+            None if !accepting => {
+                health.accept().await;
+                accepting = true;
+            }
+            None => {}
+        }
+        if tick.is_multiple_of(METRICS_EVERY) {
+            measure(&shared, &refused);
+        }
+        tick = tick.wrapping_add(1);
+    }
+}
+
+fn measure(shared: &Shared, refused: &RefusedList) {
+    let usage = &shared.usage;
+    gauge!(names::PENDING_BYTES).set(usage.pending.load(Ordering::Relaxed) as f64);
+    gauge!(names::STALLED_BYTES).set(usage.stalled.load(Ordering::Relaxed) as f64);
+    gauge!(names::PENDING_MEMORY_BYTES).set(shared.hot.used() as f64);
+    gauge!(names::PROFILE_CACHE_BYTES).set(shared.cache.bytes() as f64);
+    gauge!(names::REQUEST_IDS).set(shared.requests.len() as f64);
+    gauge!(names::SITES).set(shared.sites.len() as f64);
+    gauge!(names::REFUSED_ENTRIES).set(refused.listed() as f64);
+    let pending: usize = shared.sites.all().iter().map(|site| site.lane.lock().waiting()).sum();
+    gauge!(names::PENDING_ENTRIES).set(pending as f64);
+}

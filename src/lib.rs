@@ -6,6 +6,7 @@ pub mod api;
 pub mod app;
 pub mod applier;
 pub mod bench;
+pub mod breaker;
 pub mod cli;
 pub mod clock;
 pub mod command;

@@ -1,0 +1,121 @@
+//! A call's token: from admission to the end of the work.
+
+use super::scope::Scope;
+use super::window::{Begun, Ending, Running};
+
+/// How a call ended, as the one who knows the error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend answered (a refusal for the caller's own fault is an answer).
+    Good,
+    /// The backend failed.
+    Bad,
+    /// Says nothing about the backend.
+    Ignored,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Queued,
+    Running(Running),
+    Outdated,
+    /// Ended, or begun in a bucket that was full.
+    Uncounted,
+}
+
+#[derive(Debug)]
+pub(super) struct Probe {
+    pub scope: &'static Scope,
+    pub lease: u64,
+}
+
+/// Leave for one call. It belongs to whoever does the work: give it to the thread that runs the job, say
+/// [`started`](Self::started) when the backend begins and [`finished`](Self::finished) at the end. However
+/// the two interleave with the breaker's ticks, the call gets at most one verdict:
+/// - it reaches the age at which calls are slow: slow, then and there, however it ends later;
+/// - it ended well before: fast; badly: bad;
+/// - it is dropped before: none (bad, if by a panic);
+/// - it never started, or its generation was over before it ended: none.
+#[derive(Debug)]
+#[must_use = "a token that is dropped gives no verdict"]
+pub struct CallToken {
+    scope: &'static Scope,
+    generation: u32,
+    stage: Stage,
+    probe: Option<Probe>,
+}
+
+impl CallToken {
+    #[inline]
+    pub(super) fn new(scope: &'static Scope, generation: u32, probe: Option<Probe>) -> Self {
+        Self { scope, generation, stage: Stage::Queued, probe }
+    }
+
+    /// This call decides on the state of an Open breaker: let it go first.
+    pub fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// The backend begins: the call's age counts from now. Said twice, the first counts.
+    #[inline]
+    pub fn started(&mut self) {
+        if !matches!(self.stage, Stage::Queued) {
+            return;
+        }
+        self.stage = match self.scope.begin(self.generation) {
+            Begun::Running(running) => Stage::Running(running),
+            Begun::Outdated => Stage::Outdated,
+            Begun::Full => Stage::Uncounted,
+        };
+        if let Some(probe) = &self.probe {
+            probe.scope.probe_began(probe.lease);
+        }
+    }
+
+    /// The work is done. Without [`started`](Self::started) before: no verdict.
+    #[inline]
+    pub fn finished(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    #[inline]
+    fn end(&mut self, outcome: Outcome) {
+        let ending = match outcome {
+            Outcome::Good => Ending::Good,
+            Outcome::Bad => Ending::Bad,
+            Outcome::Ignored => Ending::Void,
+        };
+        let ran = match std::mem::replace(&mut self.stage, Stage::Uncounted) {
+            Stage::Running(running) => {
+                self.scope.end(&running, ending);
+                true
+            }
+            Stage::Outdated => {
+                self.scope.end_outdated();
+                true
+            }
+            Stage::Queued | Stage::Uncounted => false,
+        };
+        if self.probe.is_some() {
+            self.end_probe(ran, outcome);
+        }
+    }
+
+    #[cold]
+    fn end_probe(&mut self, ran: bool, outcome: Outcome) {
+        if let Some(probe) = self.probe.take() {
+            let answered = (ran && outcome != Outcome::Ignored).then_some(outcome == Outcome::Good);
+            probe.scope.probe_ended(probe.lease, answered);
+        }
+    }
+}
+
+impl Drop for CallToken {
+    #[inline]
+    fn drop(&mut self) {
+        if !matches!(self.stage, Stage::Uncounted) || self.probe.is_some() {
+            let outcome = if std::thread::panicking() { Outcome::Bad } else { Outcome::Ignored };
+            self.end(outcome);
+        }
+    }
+}

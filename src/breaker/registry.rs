@@ -38,7 +38,7 @@ pub struct Bounds {
 impl Default for Bounds {
     /// 10,000 scopes; idle after a minute.
     fn default() -> Self {
-        Self { scopes: 10_000, idle_after: Duration::from_secs(60) }
+        Self { scopes: 10_000, idle_after: Duration::from_mins(1) }
     }
 }
 
@@ -151,17 +151,14 @@ impl Registry {
         let label: Arc<str> = if full { OVERFLOW.into() } else { site.into() };
         let scope = ScopeName { operation: Arc::clone(&name), site: Some(Arc::clone(&label)) };
         let passes = op.root.passes();
-        let child = match op.free.pop() {
-            Some(free) => {
-                free.reuse(scope, now, passes);
-                free
-            }
-            None => {
-                let seed = self.seed_of(&name, &label);
-                // Many sites, few calls each: one stripe.
-                let settings = Settings { stripes: 1, ..op.settings.clone() };
-                Scope::leak(scope, &settings, seed, now, Some(op.root))
-            }
+        let child = if let Some(free) = op.free.pop() {
+            free.reuse(scope, now, passes);
+            free
+        } else {
+            let seed = self.seed_of(&name, &label);
+            // Many sites, few calls each: one stripe.
+            let settings = Settings { stripes: 1, ..op.settings.clone() };
+            Scope::leak(scope, &settings, seed, now, Some(op.root))
         };
         child.parent_changed(now, passes, false, &mut Vec::new());
         if full {

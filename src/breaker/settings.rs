@@ -65,7 +65,7 @@ impl Settings {
     /// What is wrong with them, if anything: durations are at least a bucket (25 ms) and at most 60 s (open
     /// time: 1 h), a stall is not shorter than slow, and at least one probe is asked for.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let longest = Duration::from_secs(60);
+        let longest = Duration::from_mins(1);
         for (name, value, most) in [
             ("slow_after", self.slow_after, longest),
             ("stall_after", self.stall_after, longest),

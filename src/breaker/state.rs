@@ -33,7 +33,7 @@ pub enum Role {
 pub enum Reason {
     /// The breaker is Open.
     Open,
-    /// It is HalfOpen, and this call is not its probe.
+    /// It is half open, and this call is not its probe.
     Probing,
     /// Recovering: the slow start's rate is used up.
     Paced,
@@ -255,7 +255,7 @@ impl Machine {
         doubled.min(self.settings.open_max).mul_f64(spread)
     }
 
-    /// Evenly in [0, 1): SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, 2014).
+    /// Evenly in [0, 1), by `SplitMix64` (Steele, Lea, Flood, 2014).
     fn random(&mut self) -> f64 {
         self.jitter = self.jitter.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.jitter;

@@ -78,6 +78,6 @@ mod tests {
     fn a_paused_process_ages_nothing() {
         let mut clock = AgeClock::default();
         assert_eq!(clock.advance(Duration::from_millis(26)), Duration::from_millis(26));
-        assert_eq!(clock.advance(Duration::from_secs(3_600)), Duration::from_millis(76));
+        assert_eq!(clock.advance(Duration::from_hours(1)), Duration::from_millis(76));
     }
 }

@@ -56,10 +56,10 @@ impl Bench {
     fn until(&mut self, scope: &ScopeHandle, phase: Phase) -> Duration {
         let began = self.now;
         while scope.phase() != phase {
-            assert!(self.now - began < ms(120_000), "{} does not become {phase:?}", scope.name());
+            assert!(self.now < began + ms(120_000), "{} does not become {phase:?}", scope.name());
             self.tick();
         }
-        self.now - began
+        self.now.saturating_sub(began)
     }
 
     /// What changed since the last time: scope, from, to, rule.

@@ -46,7 +46,7 @@ impl Model {
         let (mut fast, mut slow) = (0, 0);
         for call in self.calls.iter_mut().filter(|call| call.generation == self.generation) {
             let closed = *call.closed.get_or_insert(now);
-            if !call.judged && now - closed >= slow_after {
+            if !call.judged && now >= closed + slow_after {
                 call.judged = true;
                 match call.ended {
                     Some(Ending::Good) => fast += 1,
@@ -88,7 +88,7 @@ proptest! {
                     let mut open: Vec<_> = model.calls.iter_mut().filter(|call| call.ended.is_none()).collect();
                     if !open.is_empty() {
                         let count = open.len();
-                        let call = &mut open[which % count];
+                        let call = &mut *open[which % count];
                         let ending = [Ending::Good, Ending::Bad, Ending::Void][usize::from(ending)];
                         let current = window.end(&call.running, ending);
                         prop_assert_eq!(current, call.generation == window.gate().generation());

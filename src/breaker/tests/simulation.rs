@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use super::*;
 
-/// SplitMix64: small, seeded, good enough to draw arrivals.
+/// `SplitMix64`: small, seeded, good enough to draw arrivals.
 struct Random(u64);
 
 impl Random {
@@ -112,7 +112,7 @@ fn concurrent(
     let mut judge = Judge::new();
     let mut ends = Ends::default();
     let mut arrival = random.exponential(1.0 / rate(0.0));
-    while judge.now < seconds && !(stop_at_alarm && !judge.alarms.is_empty()) {
+    while judge.now < seconds && (!stop_at_alarm || judge.alarms.is_empty()) {
         judge.now = judge.next_tick.min(arrival);
         while let Some((_, running)) = ends.pop_until(judge.now) {
             judge.window.end(&running, Ending::Good);
@@ -141,7 +141,7 @@ fn serial(
     let mut waiting = 0_usize;
     let mut busy: Option<(f64, Running)> = None;
     let mut arrival = random.exponential(1.0 / rate);
-    while judge.now < seconds && !(stop_at_alarm && !judge.alarms.is_empty()) {
+    while judge.now < seconds && (!stop_at_alarm || judge.alarms.is_empty()) {
         let end = busy.as_ref().map_or(f64::INFINITY, |(at, _)| *at);
         judge.now = judge.next_tick.min(arrival).min(end);
         if judge.now >= end {

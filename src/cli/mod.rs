@@ -1,16 +1,39 @@
 //! The command line: one file a command.
 
+pub mod assign;
+pub mod attributes;
 pub mod bench;
+pub mod client;
+pub mod completions;
 pub mod config;
+pub mod connect;
+pub mod delete;
+pub mod exit;
+pub mod export;
+pub mod failure;
+pub mod get;
+pub mod get_write;
+pub mod identify;
+pub mod import;
 pub mod log;
+pub mod numbers;
 pub mod options;
+pub mod output;
 pub mod serve;
+pub mod times;
+pub mod values;
+
+#[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod test_server;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::bench::BenchArgs;
+use self::client::ClientCommand;
 use self::config::ConfigArgs;
 use self::serve::ServeArgs;
 use crate::bench::BenchError;
@@ -34,6 +57,9 @@ pub enum Command {
     Config(ConfigArgs),
     /// Measure a running server: throughput, latencies, errors
     Bench(Box<BenchArgs>),
+    /// What talks to a running server.
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 /// The command line is wrong, or what it refers to.
@@ -58,6 +84,7 @@ pub fn run() -> ExitCode {
             }
             Err(error) => failed(&error),
         },
+        Command::Client(command) => command.run(Cli::command()),
     }
 }
 
@@ -73,8 +100,6 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

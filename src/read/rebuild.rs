@@ -37,7 +37,8 @@ impl Rebuild {
 
     /// Refuses while the store is not complete.
     pub fn check(&self) -> Result<(), ReadError> {
-        if self.complete.load(Ordering::Acquire) {
+        // A store that lacks nothing need not wait until that has been noted.
+        if self.total == 0 || self.complete.load(Ordering::Acquire) {
             return Ok(());
         }
         let waiting: usize = self.sites.all().iter().map(|site| site.lane.lock().waiting()).sum();

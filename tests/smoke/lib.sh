@@ -35,8 +35,9 @@ trap clean_up EXIT
 # Starts the server on $work/data and sets `data` and `operations` to its addresses.
 start_server() {
     mkfifo "$work/said"
-    "$binary" serve --data-dir "$work/data" --listen 127.0.0.1:0 --operations-listen 127.0.0.1:0 "$@" \
-        2>"$work/said" &
+    # On a busy machine a write must not be DEFERRED for want of patience.
+    "$binary" serve --data-dir "$work/data" --listen 127.0.0.1:0 --operations-listen 127.0.0.1:0 \
+        --set 'writes.reply_after=20 s' "$@" 2>"$work/said" &
     server_pid=$!
     data='' operations=''
     exec 3<"$work/said"

@@ -216,7 +216,7 @@ class Answers(unittest.TestCase):
             ({"attributes": {"plan": value.Value()}}, "INVALID_FIELD", 'attributes["plan"]'),
             ({"attributes": {"n": number(float("nan"))}}, "INVALID_FIELD", 'attributes["n"].number_value'),
             ({"attributes": {"plan": string("x" * 201)}}, "LIMIT_EXCEEDED", 'attributes["plan"].string_value'),
-            ({"attributes": {"x" * 51: string("y")}}, "LIMIT_EXCEEDED", f'attributes["{"x" * 51}"]'),
+            ({"attributes": {"x" * 51: string("y")}}, "LIMIT_EXCEEDED", "attributes"),
             ({"attributes": {"a": string("y")}, "occurred_at": at(1970, 1, 1)}, "INVALID_FIELD", "occurred_at"),
             ({"attributes": {"a": string("y")}, "occurred_at": far}, "INVALID_FIELD", "occurred_at"),
             ({"changes": [write.AttributeChange(name="a")]}, "INVALID_FIELD", "changes[0]"),
@@ -308,11 +308,11 @@ class Crashes(unittest.TestCase):
                     stub = service_grpc.AttributeServiceStub(channel)
                     for client in clients:
                         asked = service.GetProfileRequest(site="crash", user=client.user)
-                        count = stub.GetProfile(asked, timeout=PATIENCE).profile.attributes["count"].number_value
                         # The one in flight may have been kept; to ask again with its id settles it.
-                        self.assertIn(count, (client.kept, client.kept + 1))
-                        client.stub = stub
-                        stub.Identify(client.request(), timeout=PATIENCE)
+                        last = client.request()
+                        last.wait = write.WAIT_APPLIED
+                        outcome = stub.Identify(last, timeout=PATIENCE).receipt.outcome
+                        self.assertIn(outcome, (write.OUTCOME_APPLIED, write.OUTCOME_DUPLICATE))
                         count = stub.GetProfile(asked, timeout=PATIENCE).profile.attributes["count"].number_value
                         self.assertEqual(count, client.kept + 1)
                         counts[client.user] = client.kept + 1

@@ -6,6 +6,7 @@
 //! the profile that they load. It never leaves a profile out.
 
 mod block;
+mod pass;
 mod values;
 
 use std::ops::Bound;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
+pub use self::pass::Batch;
 use self::values::{Range, Values};
 use super::{IndexKey, IndexScan, StoreError};
 use crate::model::{Profile, Site, Value, order};
@@ -283,63 +285,6 @@ impl AttributeIndex {
         sizes
     }
 
-    /// The entries of a profile that a pass has read, by attribute still to be built.
-    pub fn unbuilt(&self, site: &Site, profile: &Profile, into: &mut Batch) {
-        for attribute in &profile.attributes {
-            let found = self.attribute(site, &attribute.name);
-            if matches!(found.inner.read().state, AttributeState::Building(_)) {
-                let keys = order::index_keys(&attribute.value);
-                let (_, entries) =
-                    into.0.entry(Arc::as_ptr(&found) as usize).or_insert_with(|| (found, Vec::new()));
-                entries.extend(keys.into_iter().map(|key| (key, profile.number)));
-            }
-        }
-    }
-
-    /// Inserts what a pass has read, except of profiles that `skip` names.
-    pub fn insert_batch(&self, batch: &Batch, skip: impl Fn(u64) -> bool) {
-        for (attribute, entries) in batch.0.values() {
-            let mut inner = attribute.inner.write();
-            self.change(&mut inner, |values| {
-                for (key, number) in entries {
-                    if !skip(*number) {
-                        values.insert(key, *number);
-                    }
-                }
-            });
-        }
-    }
-
-    /// A pass over all profiles begins; the first one is number 1. `total`: profiles in all, about.
-    pub fn begin_pass(&self, total: u64) {
-        let mut build = self.build.lock();
-        if !build.running {
-            build.pass += 1;
-            build.running = true;
-        }
-        self.done.store(0, Ordering::Relaxed);
-        self.total.store(total, Ordering::Relaxed);
-    }
-
-    /// A pass has read `profiles` more.
-    pub fn advance_pass(&self, profiles: u64) {
-        self.done.fetch_add(profiles, Ordering::Relaxed);
-    }
-
-    /// The pass has read all profiles: what waited for it is complete.
-    pub fn end_pass(&self) {
-        let mut build = self.build.lock();
-        build.running = false;
-        for site in self.sites.read().values() {
-            for attribute in site.values() {
-                let mut inner = attribute.inner.write();
-                if matches!(inner.state, AttributeState::Building(pass) if pass <= build.pass) {
-                    inner.state = AttributeState::Ready;
-                }
-            }
-        }
-    }
-
     fn attribute(&self, site: &Site, name: &str) -> Arc<Attribute> {
         if let Some(found) = self.sites.read().get(site).and_then(|site| site.get(name)) {
             return Arc::clone(found);
@@ -402,22 +347,6 @@ impl AttributeIndex {
             self.used.fetch_add(after - before, Ordering::Relaxed) + (after - before)
         } else {
             self.used.fetch_sub(before - after, Ordering::Relaxed) - (before - after)
-        }
-    }
-}
-
-/// Entries that a pass has read, by attribute.
-#[derive(Default)]
-pub struct Batch(HashMap<usize, AttributeBatch>);
-
-/// An attribute and its entries: value, profile number.
-type AttributeBatch = (Arc<Attribute>, Vec<(Box<[u8]>, u64)>);
-
-impl Batch {
-    /// Sorts each attribute's entries: inserted in order, they touch each block once.
-    pub fn sort(&mut self) {
-        for (_, entries) in self.0.values_mut() {
-            entries.sort_unstable();
         }
     }
 }

@@ -79,6 +79,11 @@ impl Requests {
         Self { shards, capacity: capacity.div_ceil(SHARDS), window }
     }
 
+    /// How long an id is kept after it was dealt with.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
     fn shard(&self, key: RequestKey) -> Option<&Mutex<Shard>> {
         self.shards.get(key.shard())
     }

@@ -73,6 +73,8 @@ pub struct Shared {
     pub hot: HotMemory,
     /// Bounds.
     pub options: AcceptOptions,
+    /// Counts writes that needed no journal entry.
+    pub without_journal: metrics::Counter,
     /// Set when the server goes down: nothing is accepted from then on.
     pub draining: AtomicBool,
 }
@@ -206,7 +208,7 @@ impl Shared {
         let refresh_after = self.options.stamp.refresh_after;
         let (version, mut notes) = unchanged(record, write, self.clock.now(), refresh_after)?;
         notes.disabled.clone_from(&prepared.notes.disabled);
-        metrics::counter!(crate::metrics::WRITES_WITHOUT_JOURNAL).increment(1);
+        self.without_journal.increment(1);
         Some(Ok(Receipt { outcome: Outcome::Unchanged, version, position: None, notes }))
     }
 
@@ -222,7 +224,7 @@ impl Shared {
             joined: false,
             journaled: request.wait == Wait::Journaled,
             conditional: request.write.if_version.is_some(),
-            reply_after: self.options.reply_after,
+            reply_at: std::time::Instant::now() + self.options.reply_after,
             deadline: request.deadline,
             node: self.node,
             notes,
@@ -280,7 +282,8 @@ impl Shared {
         if conditional && lane.is_stalled() {
             return Err(WriteError::ConditionNeedsStore { retry_after: Duration::from_secs(1) });
         }
-        self.check_quota(lane.bytes(), lane.is_stalled(), u64::from(bytes))?;
+        let site_bytes = lane.bytes() + site.refused_bytes.load(Ordering::Relaxed);
+        self.check_quota(site_bytes, lane.is_stalled(), u64::from(bytes))?;
         let changes = match &pending.entry.command {
             Command::Write(write) => match &write.kind {
                 ChangeKind::Identify(changes) => changes.as_slice(),
@@ -363,7 +366,7 @@ struct Waiting {
     joined: bool,
     journaled: bool,
     conditional: bool,
-    reply_after: Duration,
+    reply_at: std::time::Instant,
     deadline: std::time::Instant,
     node: NodeId,
     notes: Notes,
@@ -373,7 +376,7 @@ impl Waiting {
     async fn answer(mut self) -> Answer {
         let deadline = tokio::time::Instant::from_std(self.deadline);
         if !self.journaled {
-            let reply_at = deadline.min(tokio::time::Instant::now() + self.reply_after);
+            let reply_at = deadline.min(tokio::time::Instant::from_std(self.reply_at));
             tokio::select! {
                 biased;
                 heard = &mut self.heard => return self.hear(heard.ok()),

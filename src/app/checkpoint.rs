@@ -13,7 +13,8 @@ use crate::metrics as names;
 use crate::model::LowWater;
 use crate::read::Rebuild;
 use crate::store::generations::Generations;
-use crate::store::{Store, StoreError};
+use crate::store::sled::SledStore;
+use crate::store::{Store as _, StoreError};
 
 /// How often the store is flushed and the note written, while something changes: what a kill makes the next
 /// start replay.
@@ -22,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What a checkpoint works on.
 pub struct Checkpoints {
     /// The store.
-    pub store: Arc<dyn Store>,
+    pub store: Arc<SledStore>,
     /// Keeper of the note.
     pub generations: Arc<Generations>,
     /// How far the applier has come.
@@ -65,6 +66,12 @@ impl Checkpoints {
     }
 
     async fn take(&self, noted: &LowWater) -> Result<LowWater, CheckpointError> {
+        if self.store.is_damaged() && self.generations.condemn().map_err(CheckpointError::Note)? {
+            tracing::error!(
+                "the store has met damage in its files; the next start fills a new one from the journal, and \
+                 nothing is lost: restart when it suits you"
+            );
+        }
         // Before the flush: it writes out at least what has been committed by now.
         let low_water = self.progress.low_water();
         if low_water == *noted {
@@ -73,7 +80,7 @@ impl Checkpoints {
         let began = Instant::now();
         let flushed = self.store.flush().await?;
         metrics::histogram!(names::STORE_FLUSH_SECONDS).record(began.elapsed());
-        if self.rebuild.is_finished_at(&low_water) && self.rebuild.finish() {
+        if !self.store.is_damaged() && self.rebuild.is_finished_at(&low_water) && self.rebuild.finish() {
             self.generations.set_complete();
             tracing::info!("the store has been filled from the journal");
         }

@@ -24,7 +24,7 @@ use crate::model::evaluate::SEMANTICS;
 use crate::read::{EntrySource, ProfileCache, Read, ReadShared, Rebuild};
 use crate::sites::{SiteState, Sites};
 use crate::store::Store;
-use crate::store::generations::{GenerationOptions, Generations};
+use crate::store::generations::{self, GenerationOptions, Generations};
 use crate::store::note::Distrust;
 use crate::store::service::StoreService;
 use crate::store::sled::{SledOptions, SledStore};
@@ -77,15 +77,17 @@ impl Core {
         let ready: Ready = mpsc::unbounded_channel();
         let usage = Arc::new(Usage::default());
         let now = clock.now();
+        let ids_since = now.minus(config.requests.window.0);
         let replay = Replay {
             sites: &sites,
             requests: &requests,
             refused: &refused,
             low_water: &low_water,
-            ids_since: now.minus(config.requests.window.0),
+            ids_since,
             now,
         };
-        let (replayed, lanes) = replay.run(&opened.reader, low_water.replay_from())?;
+        let (replayed, lanes) =
+            replay.run(&opened.reader, low_water.replay_from().min(opened.reader.first_since(ids_since)))?;
         usage.pending.store(replayed.pending_bytes, Ordering::Relaxed);
         for lane in lanes {
             // The receiver is right here.
@@ -117,7 +119,7 @@ impl Core {
         let read = Arc::new(ReadShared::new(Arc::clone(&sites), Arc::clone(&cache), entries));
         let progress = Progress::new(Arc::clone(&sites), settled);
         let checkpoints = Checkpoints {
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store: Arc::clone(&store),
             generations: Arc::clone(&generations),
             progress: progress.clone(),
             rebuild: Arc::clone(&rebuild),
@@ -140,6 +142,7 @@ impl Core {
                 stalled_quota: config.journal.total_quota.0 / 5 * 4,
                 stamp,
             },
+            without_journal: metrics::counter!(crate::metrics::WRITES_WITHOUT_JOURNAL),
             draining: AtomicBool::new(false),
         });
         Ok(Self {
@@ -198,6 +201,8 @@ fn journal_options(config: &Config) -> JournalOptions {
         queue_entries: journal.queue_entries as usize,
         queue_bytes: journal.queue.0.max(entry + 4096),
         total_quota: journal.total_quota.0,
+        // A journal that ends before what the store has applied has lost something.
+        store_applied: generations::last_applied(&config.store.dir, &journal.dir),
         ..JournalOptions::new(&journal.dir)
     }
 }
@@ -243,7 +248,8 @@ fn take_up_store(store: &SledStore, sites: &Sites, refused: &RefusedList) -> Res
         site.change_registry(&mut lane, |registry| registry.restore(info));
     }
     for record in store.refused()? {
-        refused.add(&record);
+        let bytes = refused.add(&record);
+        sites.restore(&record.entry.site).refused_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -45,6 +45,10 @@ const TURNS: usize = 64;
 /// A commit that takes longer counts as one that is not getting through, for quotas and conditions.
 const SLOW_COMMIT: Duration = Duration::from_secs(1);
 
+/// How often refused entries that have served are looked for, and how many go at once.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+const FORGOTTEN_AT_ONCE: usize = 10_000;
+
 /// What the applier works on.
 pub struct Applier<S> {
     /// The sites and their lanes.
@@ -70,6 +74,37 @@ struct Running<S> {
     troubles: RefCell<HashMap<u64, Trouble>>,
     /// Turns that were committed, over all lanes.
     successes: std::cell::Cell<u64>,
+    counters: Counters,
+}
+
+/// Looked up once: entries are many.
+struct Counters {
+    applied: metrics::Counter,
+    unchanged: metrics::Counter,
+    duplicate: metrics::Counter,
+    refused: metrics::Counter,
+}
+
+impl Counters {
+    fn new() -> Self {
+        let counter = |end: &'static str| metrics::counter!(crate::metrics::ENTRIES_APPLIED, "end" => end);
+        Self {
+            applied: counter("applied"),
+            unchanged: counter("unchanged"),
+            duplicate: counter("duplicate"),
+            refused: counter("refused"),
+        }
+    }
+
+    fn count(&self, end: &End) {
+        match end {
+            End::Applied { .. } => &self.applied,
+            End::Unchanged { .. } => &self.unchanged,
+            End::Duplicate { .. } => &self.duplicate,
+            End::Refused(_) => &self.refused,
+        }
+        .increment(1);
+    }
 }
 
 impl<S> Applier<S>
@@ -91,7 +126,9 @@ where
             applier: self,
             troubles: RefCell::default(),
             successes: std::cell::Cell::new(0),
+            counters: Counters::new(),
         });
+        tokio::task::spawn_local(Rc::clone(&running).forget_outlived(stop.clone()));
         let turns = Arc::new(Semaphore::new(TURNS));
         loop {
             let site = tokio::select! {
@@ -159,6 +196,32 @@ where
         + Clone
         + 'static,
 {
+    /// Version mismatches are only kept for retries, as long as request ids are; then they go.
+    async fn forget_outlived(self: Rc<Self>, stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FORGET_EVERY) => {}
+                () = stopped(stop.clone()) => return,
+            }
+            let before = self.applier.clock.now().minus(self.applier.requests.window());
+            for (site, positions) in self.applier.refused.outlived(before, FORGOTTEN_AT_ONCE) {
+                let Some(site) = self.applier.sites.get(&site) else { continue };
+                let commit = SiteCommit {
+                    site: site.site.clone(),
+                    refused: Vec::new(),
+                    forget_refused: positions,
+                    registry: Vec::new(),
+                    profiles: Vec::new(),
+                    last_position: 0,
+                };
+                if let Err(error) = self.commit(&site, &commit).await {
+                    // They stay on the disk until the next start finds them again.
+                    tracing::warn!(site = %site.site, %error, "old refused entries could not be forgotten");
+                }
+            }
+        }
+    }
+
     async fn turn(&self, site: &Arc<SiteState>) -> Pause {
         let lane_id = lane_id(site);
         let taken = {
@@ -319,10 +382,12 @@ where
             self.applier.cache.put(key.hash64(), key, Some(Arc::clone(&put.after)));
         }
         for record in &commit.refused {
-            self.applier.refused.add(record);
+            let grown = self.applier.refused.add(record);
+            site.refused_bytes.fetch_add(grown, Ordering::Relaxed);
         }
         for position in &commit.forget_refused {
-            self.applier.refused.remove(&site.site, *position);
+            let shrunk = self.applier.refused.remove(&site.site, *position);
+            site.refused_bytes.fetch_sub(shrunk, Ordering::Relaxed);
         }
         if !commit.registry.is_empty() {
             let mut lane = site.lane.lock();
@@ -353,7 +418,7 @@ where
                 put_back.push(reference.position);
                 continue;
             };
-            count(&end);
+            self.counters.count(&end);
             let verdict = Verdict { position: reference.position, end };
             let mut ticket = reference.hot.as_ref().map(|pending| Arc::clone(&pending.ticket));
             if let Command::Write(write) = &entry.entry.command {
@@ -383,16 +448,6 @@ where
             ticket.end(verdict);
         }
     }
-}
-
-fn count(end: &End) {
-    let name = match end {
-        End::Applied { .. } => "applied",
-        End::Unchanged { .. } => "unchanged",
-        End::Duplicate { .. } => "duplicate",
-        End::Refused(_) => "refused",
-    };
-    metrics::counter!(crate::metrics::ENTRIES_APPLIED, "end" => name).increment(1);
 }
 
 fn lane_id(site: &Arc<SiteState>) -> u64 {

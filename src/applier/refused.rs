@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use parking_lot::RwLock;
 
 use crate::command::WriteState;
-use crate::model::{EventTime, Refusal, Site};
+use crate::model::{EventTime, Refusal, Site, codec};
 use crate::store::RefusedRecord;
 
 /// The refused entries of all sites.
@@ -22,6 +22,7 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Summary {
+    bytes: u64,
     user: Option<u64>,
     reason: Refusal,
     accepted_at: EventTime,
@@ -29,9 +30,11 @@ struct Summary {
 }
 
 impl RefusedList {
-    /// Takes a record in.
-    pub fn add(&self, record: &RefusedRecord) {
+    /// Takes a record in; answers the bytes by which the list has grown.
+    pub fn add(&self, record: &RefusedRecord) -> u64 {
+        let bytes = codec::encode_entry(&record.entry).len() as u64;
         let summary = Summary {
+            bytes,
             user: record.entry.profile_key().map(|key| key.hash64()),
             reason: record.reason.clone(),
             accepted_at: record.accepted_at,
@@ -42,12 +45,13 @@ impl RefusedList {
         if !record.listed {
             state.unlisted.push_back((record.accepted_at, site.clone(), record.position));
         }
-        state.entries.insert((site, record.position), summary);
+        let before = state.entries.insert((site, record.position), summary);
+        bytes.saturating_sub(before.map_or(0, |before| before.bytes))
     }
 
-    /// Forgets a record.
-    pub fn remove(&self, site: &Site, position: u64) {
-        self.0.write().entries.remove(&(site.clone(), position));
+    /// Forgets a record; answers the bytes by which the list has shrunk.
+    pub fn remove(&self, site: &Site, position: u64) -> u64 {
+        self.0.write().entries.remove(&(site.clone(), position)).map_or(0, |gone| gone.bytes)
     }
 
     /// What is known of the entry at `position`.

@@ -15,6 +15,7 @@ pub mod get;
 pub mod get_write;
 pub mod identify;
 pub mod import;
+pub mod journal;
 pub mod log;
 pub mod numbers;
 pub mod options;
@@ -35,6 +36,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use self::bench::BenchArgs;
 use self::client::ClientCommand;
 use self::config::ConfigArgs;
+use self::journal::JournalArgs;
 use self::serve::ServeArgs;
 use crate::bench::BenchError;
 use crate::config::ConfigError;
@@ -53,6 +55,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
+    /// Look after the journal's files
+    Journal(JournalArgs),
     /// Print the effective configuration, with where each value came from
     Config(ConfigArgs),
     /// Measure a running server: throughput, latencies, errors
@@ -69,6 +73,7 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => args.run(),
+        Command::Journal(args) => args.run(),
         Command::Config(args) => match args.options.load() {
             Ok(effective) => match args.print(&effective) {
                 Ok(()) => ExitCode::SUCCESS,

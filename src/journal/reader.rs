@@ -127,6 +127,14 @@ impl JournalReader {
         self.shared.table.read().segments.first().map_or(1, |segment| segment.first_position)
     }
 
+    /// A position before every entry that was accepted at or after `time`, by whole segments.
+    pub fn first_since(&self, time: EventTime) -> u64 {
+        let table = self.shared.table.read();
+        let reaches =
+            |segment: &&Arc<Segment>| segment.sealed.get().is_none_or(|end| end.accepted_high >= time);
+        table.segments.iter().find(reaches).map_or(1, |segment| segment.first_position)
+    }
+
     /// Whether an entry with this number was ever made durable here (it may have been released since).
     pub fn issued(&self, position: u64) -> bool {
         let shared = &self.shared;

@@ -21,12 +21,13 @@ use crate::store::{Purpose, StoreError};
 const JOURNAL_READS: usize = 64;
 
 /// What reads work on; shared by all clones of [`Read`].
-#[derive(Debug)]
 pub struct ReadShared {
     sites: Arc<Sites>,
     cache: Arc<ProfileCache>,
     entries: EntrySource,
     journal_reads: Arc<Semaphore>,
+    hits: metrics::Counter,
+    misses: metrics::Counter,
     /// Set when the server has stopped reading.
     pub draining: AtomicBool,
 }
@@ -35,12 +36,15 @@ impl ReadShared {
     /// Reads profiles of `sites`.
     pub fn new(sites: Arc<Sites>, cache: Arc<ProfileCache>, entries: EntrySource) -> Self {
         let journal_reads = Arc::new(Semaphore::new(JOURNAL_READS));
-        Self { sites, cache, entries, journal_reads, draining: AtomicBool::new(false) }
+        let reads =
+            |found: &'static str| metrics::counter!(crate::metrics::PROFILE_CACHE_READS, "found" => found);
+        let (hits, misses) = (reads("yes"), reads("no"));
+        Self { sites, cache, entries, journal_reads, hits, misses, draining: AtomicBool::new(false) }
     }
 }
 
 /// Reads profiles by key. `L` loads records, through whatever layers reads go through.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Read<L> {
     shared: Arc<ReadShared>,
     load: L,
@@ -104,6 +108,7 @@ impl ReadShared {
             None => PendingOf::default(),
         };
         let stored = self.cache.get(&key);
+        if stored.is_some() { &self.hits } else { &self.misses }.increment(1);
         Wanted { key, user, pending, stored }
     }
 }

@@ -6,6 +6,7 @@ pub mod registry;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +25,8 @@ pub struct SiteState {
     pub lane: Mutex<Lane>,
     /// The attributes; read without a lock.
     pub registry: ArcSwap<Registry>,
+    /// Bytes of its refused entries, which count against its quota.
+    pub refused_bytes: AtomicU64,
 }
 
 impl fmt::Debug for SiteState {
@@ -34,7 +37,7 @@ impl fmt::Debug for SiteState {
 
 impl SiteState {
     fn new(site: Site) -> Self {
-        Self { site, lane: Mutex::default(), registry: ArcSwap::default() }
+        Self { site, lane: Mutex::default(), registry: ArcSwap::default(), refused_bytes: AtomicU64::new(0) }
     }
 
     /// Changes the registry. `_lane` shows that the caller holds the lane's lock.

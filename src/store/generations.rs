@@ -119,6 +119,14 @@ pub struct Generations {
     _lock: File,
 }
 
+/// The last position that the notes beside the journal and in the store's directory say is applied; 0 if there
+/// are none that can be read. For the journal's opening, which comes before the store's.
+pub fn last_applied(store_dir: &Path, note_dir: &Path) -> u64 {
+    let in_store = list(store_dir).unwrap_or_default().into_iter().map(|(_, dir)| dir);
+    let dirs = std::iter::once(note_dir.to_owned()).chain(in_store);
+    dirs.filter_map(|dir| note::read(&dir).ok().flatten()).map(|note| note.last_position).max().unwrap_or(0)
+}
+
 impl Generations {
     /// Opens the store: the generation in use if it is trusted, otherwise an empty new one in its place.
     /// Blocks.
@@ -179,6 +187,18 @@ impl Generations {
     /// The first replay into the generation has been finished; the next note says so.
     pub fn set_complete(&self) {
         self.note.lock().complete = true;
+    }
+
+    /// The generation has met damage: notes that it is not to be trusted at the next start, whatever comes.
+    /// Answers whether that is news. Blocks on two syncs.
+    pub fn condemn(&self) -> std::io::Result<bool> {
+        let mut note = self.note.lock();
+        if !std::mem::replace(&mut note.complete, false) {
+            return Ok(false);
+        }
+        note::write(&self.options.note_dir, &note)?;
+        note::write(&self.dir(note.generation), &note)?;
+        Ok(true)
     }
 
     /// Notes what a flush has written out. `low_water` is how far the applier had come *before* the flush

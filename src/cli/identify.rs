@@ -71,7 +71,7 @@ pub struct WriteArgs {
     /// When to answer
     #[arg(long, value_enum, default_value_t = WaitFor::Applied)]
     pub wait: WaitFor,
-    /// The id under which this write counts once, 1 to 32 bytes [default: a random one]
+    /// The id under which this write counts once, 1 to 64 bytes [default: a random one]
     #[arg(long, value_name = "ID", value_parser = parse_request_id)]
     pub request_id: Option<String>,
     /// Send it once only. Otherwise it is sent again, up to 5 times in all, while the server cannot answer or the
@@ -115,10 +115,10 @@ pub fn parse_time(text: &str) -> Result<prost_types::Timestamp, String> {
 }
 
 fn parse_request_id(text: &str) -> Result<String, String> {
-    if (1..=32).contains(&text.len()) {
+    if (1..=64).contains(&text.len()) {
         Ok(text.to_owned())
     } else {
-        Err("must have 1 to 32 bytes".to_owned())
+        Err("must have 1 to 64 bytes".to_owned())
     }
 }
 

@@ -30,6 +30,7 @@ pin_project! {
 }
 
 impl<F, C> ResponseFuture<F, C> {
+    #[inline]
     pub(super) fn followed(future: F, token: CallToken, classify: C) -> Self {
         Self { inner: Inner::Called { future }, call: Some((token, classify)) }
     }
@@ -40,6 +41,7 @@ impl<F, C> ResponseFuture<F, C> {
 }
 
 impl<F> ResponseFuture<F, HandOver> {
+    #[inline]
     pub(super) fn handed_over(future: F) -> Self {
         Self { inner: Inner::Called { future }, call: None }
     }
@@ -48,10 +50,12 @@ impl<F> ResponseFuture<F, HandOver> {
 /// Judges a result, if it is for this side to judge.
 pub trait Classify<T, E> {
     /// How the call ended.
+    #[inline]
     fn classify(&self, result: &Result<T, E>) -> Outcome;
 }
 
 impl<T, E, C: Fn(&Result<T, E>) -> Outcome> Classify<T, E> for C {
+    #[inline]
     fn classify(&self, result: &Result<T, E>) -> Outcome {
         self(result)
     }
@@ -76,8 +80,9 @@ where
         match this.inner.project() {
             InnerProjection::Called { future } => {
                 let result = ready!(future.poll(cx));
-                if let Some((token, classify)) = this.call.take() {
-                    token.finished(classify.classify(&result));
+                // Where it lies: a move would cost more than the counting.
+                if let Some((token, classify)) = this.call {
+                    token.end(classify.classify(&result));
                 }
                 Poll::Ready(result.map_err(BreakerError::Inner))
             }

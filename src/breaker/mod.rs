@@ -39,7 +39,7 @@ pub use layer::BreakerLayer;
 pub use overrides::{Mode, Override, OverrideError};
 pub use recovery::{Pace, Ramp, Recovery, SlowStart};
 pub use registry::{Bounds, OVERFLOW, Registry, RegistryError};
-pub use scope::{Refused, ScopeHandle, ScopeStatus};
+pub use scope::{Refusal, Refused, ScopeHandle, ScopeStatus};
 pub use service::{BreakerError, BreakerService, Guarded, HandOver, InFuture, fixed};
 pub use settings::{Settings, SettingsError};
 pub use state::{Decision, Machine, Reason, Role, Seen};

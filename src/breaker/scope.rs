@@ -20,8 +20,20 @@ use super::window::{Begun, Ending, Running, Window};
 
 /// A call that may not pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the breaker of {scope} does not let this call pass ({reason:?}); again in {retry_after:?}")]
-pub struct Refused {
+#[error("the breaker of {} does not let this call pass ({:?}); again in {:?}", .0.scope, .0.reason, .0.retry_after)]
+pub struct Refused(Box<Refusal>);
+
+impl std::ops::Deref for Refused {
+    type Target = Refusal;
+
+    fn deref(&self) -> &Refusal {
+        &self.0
+    }
+}
+
+/// Why a call may not pass; boxed in [`Refused`], because what passes should not carry its weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
     /// Which breaker refused: the scope or its parent.
     pub scope: ScopeName,
     /// Why.
@@ -224,8 +236,8 @@ impl Scope {
     }
 
     #[inline]
-    pub fn begin(&self, generation: u32) -> Begun {
-        self.window.begin(generation, stripe())
+    pub fn begin(&self, call: &mut Running) -> Begun {
+        self.window.begin(call, stripe())
     }
 
     #[inline]
@@ -249,7 +261,7 @@ impl Scope {
     fn admit(&'static self, role: Role, weight: u32) -> Result<CallToken, Refused> {
         let gate = self.window.gate();
         if gate.passes() {
-            return Ok(CallToken::new(self, gate.generation(), None));
+            return Ok(CallToken::new(self, gate.generation()));
         }
         self.ask(role, weight)
     }
@@ -262,7 +274,7 @@ impl Scope {
             None => None,
         };
         match self.decide(role, weight) {
-            Ok((own, generation)) => Ok(CallToken::new(self, generation, own.or(of_parent))),
+            Ok((own, generation)) => Ok(CallToken::new(self, generation).probing(own.or(of_parent))),
             Err(refused) => {
                 if let Some(probe) = of_parent {
                     probe.scope.probe_ended(probe.lease, None);
@@ -281,7 +293,7 @@ impl Scope {
             }
             Err((reason, retry_after)) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                Err(Refused { scope: core.name.clone(), reason, retry_after })
+                Err(Refused(Box::new(Refusal { scope: core.name.clone(), reason, retry_after })))
             }
         }
     }

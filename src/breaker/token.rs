@@ -14,10 +14,10 @@ pub enum Outcome {
     Ignored,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Queued,
-    Running(Running),
+    Running,
     Outdated,
     /// Ended, or begun in a bucket that was full.
     Uncounted,
@@ -40,15 +40,21 @@ pub(super) struct Probe {
 #[must_use = "a token that is dropped gives no verdict"]
 pub struct CallToken {
     scope: &'static Scope,
-    generation: u32,
+    /// Boxed because it is rare, and a token is moved with every call.
+    probe: Option<Box<Probe>>,
+    running: Running,
     stage: Stage,
-    probe: Option<Probe>,
 }
 
 impl CallToken {
     #[inline]
-    pub(super) fn new(scope: &'static Scope, generation: u32, probe: Option<Probe>) -> Self {
-        Self { scope, generation, stage: Stage::Queued, probe }
+    pub(super) fn new(scope: &'static Scope, generation: u32) -> Self {
+        Self { scope, probe: None, running: Running::not_yet(generation), stage: Stage::Queued }
+    }
+
+    pub(super) fn probing(mut self, probe: Option<Probe>) -> Self {
+        self.probe = probe.map(Box::new);
+        self
     }
 
     /// This call decides on the state of an Open breaker: let it go first.
@@ -59,11 +65,11 @@ impl CallToken {
     /// The backend begins: the call's age counts from now. Said twice, the first counts.
     #[inline]
     pub fn started(&mut self) {
-        if !matches!(self.stage, Stage::Queued) {
+        if self.stage != Stage::Queued {
             return;
         }
-        self.stage = match self.scope.begin(self.generation) {
-            Begun::Running(running) => Stage::Running(running),
+        self.stage = match self.scope.begin(&mut self.running) {
+            Begun::Running => Stage::Running,
             Begun::Outdated => Stage::Outdated,
             Begun::Full => Stage::Uncounted,
         };
@@ -78,16 +84,17 @@ impl CallToken {
         self.end(outcome);
     }
 
+    /// [`finished`](Self::finished), where the token lies: the next `Drop` does nothing.
     #[inline]
-    fn end(&mut self, outcome: Outcome) {
+    pub(super) fn end(&mut self, outcome: Outcome) {
         let ending = match outcome {
             Outcome::Good => Ending::Good,
             Outcome::Bad => Ending::Bad,
             Outcome::Ignored => Ending::Void,
         };
-        let ran = match std::mem::replace(&mut self.stage, Stage::Uncounted) {
-            Stage::Running(running) => {
-                self.scope.end(&running, ending);
+        let ran = match self.stage {
+            Stage::Running => {
+                self.scope.end(&self.running, ending);
                 true
             }
             Stage::Outdated => {
@@ -96,9 +103,16 @@ impl CallToken {
             }
             Stage::Queued | Stage::Uncounted => false,
         };
+        self.stage = Stage::Uncounted;
         if self.probe.is_some() {
             self.end_probe(ran, outcome);
         }
+    }
+
+    #[cold]
+    fn give_up(&mut self) {
+        let outcome = if std::thread::panicking() { Outcome::Bad } else { Outcome::Ignored };
+        self.end(outcome);
     }
 
     #[cold]
@@ -113,9 +127,8 @@ impl CallToken {
 impl Drop for CallToken {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.stage, Stage::Uncounted) || self.probe.is_some() {
-            let outcome = if std::thread::panicking() { Outcome::Bad } else { Outcome::Ignored };
-            self.end(outcome);
+        if self.stage != Stage::Uncounted || self.probe.is_some() {
+            self.give_up();
         }
     }
 }

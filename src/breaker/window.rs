@@ -81,11 +81,19 @@ pub struct Running {
     stripe: u32,
 }
 
+impl Running {
+    /// A call admitted under `generation` that has not begun.
+    #[inline]
+    pub fn not_yet(generation: u32) -> Self {
+        Self { bucket: 0, generation, stripe: 0 }
+    }
+}
+
 /// What came of counting a call as begun.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// Counted.
-    Running(Running),
+    Running,
     /// Its generation is over; counted among the written-off until it returns.
     Outdated,
     /// More than 2^24 calls began in this bucket: not counted.
@@ -184,12 +192,12 @@ impl Window {
         u64::from(bucket >> self.slots.trailing_zeros()) << TAG_SHIFT
     }
 
-    /// Counts a call, admitted under `generation`, as begun now.
+    /// Counts a call as begun now, and notes in it where.
     #[inline]
-    pub fn begin(&self, generation: u32, stripe: u32) -> Begun {
+    pub fn begin(&self, call: &mut Running, stripe: u32) -> Begun {
         loop {
             let gate = self.gate();
-            if gate.generation() != generation {
+            if gate.generation() != call.generation {
                 self.outdated.fetch_add(1, Ordering::Relaxed);
                 return Begun::Outdated;
             }
@@ -204,7 +212,10 @@ impl Window {
                     return Begun::Full;
                 }
                 match main.compare_exchange_weak(word, word + HIGH_ONE, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => return Begun::Running(Running { bucket, generation, stripe }),
+                    Ok(_) => {
+                        (call.bucket, call.stripe) = (bucket, stripe);
+                        return Begun::Running;
+                    }
                     Err(now) => word = now,
                 }
             }

@@ -79,9 +79,8 @@ proptest! {
             match act {
                 Act::Begin { stripe } => {
                     let generation = model.generation;
-                    let Begun::Running(running) = window.begin(generation, stripe) else {
-                        panic!("the generation is current")
-                    };
+                    let mut running = Running::not_yet(generation);
+                    prop_assert_eq!(window.begin(&mut running, stripe), Begun::Running);
                     model.calls.push(Call { running, generation, closed: None, ended: None, judged: false });
                 }
                 Act::End { which, ending } => {
@@ -238,8 +237,9 @@ fn threads_and_ticks_lose_no_call() {
                 threads.spawn(move || {
                     let mut held = VecDeque::new();
                     for n in 0..CALLS {
-                        match window.begin(window.gate().generation(), stripe) {
-                            Begun::Running(running) => held.push_back(running),
+                        let mut running = Running::not_yet(window.gate().generation());
+                        match window.begin(&mut running, stripe) {
+                            Begun::Running => held.push_back(running),
                             Begun::Outdated => {
                                 old.fetch_add(1, Ordering::Relaxed);
                                 window.end_outdated();

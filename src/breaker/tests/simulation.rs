@@ -51,10 +51,9 @@ impl Judge {
     }
 
     fn begin(&self) -> Running {
-        match self.window.begin(self.window.gate().generation(), 0) {
-            Begun::Running(running) => running,
-            other => panic!("{other:?}"),
-        }
+        let mut running = Running::not_yet(self.window.gate().generation());
+        assert_eq!(self.window.begin(&mut running, 0), Begun::Running);
+        running
     }
 
     /// Ticks; on an alarm starts over, as a breaker that closes again would.

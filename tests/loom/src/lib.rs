@@ -11,12 +11,13 @@ mod sync {
 
 use loom::sync::Arc;
 use loom::thread;
-use window::{Begun, Ending, Window};
+use window::{Begun, Ending, Running, Window};
 
 /// Begins and ends one call; answers how many ended as one of the current generation.
 fn one_call(window: &Window, ending: Ending) -> u64 {
-    match window.begin(0, 0) {
-        Begun::Running(running) => u64::from(window.end(&running, ending)),
+    let mut running = Running::not_yet(0);
+    match window.begin(&mut running, 0) {
+        Begun::Running => u64::from(window.end(&running, ending)),
         Begun::Outdated => {
             window.end_outdated();
             0
@@ -52,7 +53,8 @@ fn a_call_that_ends_while_it_is_judged_counts_once() {
 fn a_call_that_outlives_the_ring_is_counted_off_once() {
     loom::model(|| {
         let window = Arc::new(Window::new(2, 1));
-        let Begun::Running(running) = window.begin(0, 0) else { panic!("it is current") };
+        let mut running = Running::not_yet(0);
+        assert_eq!(window.begin(&mut running, 0), Begun::Running);
         let call = {
             let window = Arc::clone(&window);
             thread::spawn(move || assert!(window.end(&running, Ending::Bad)))
@@ -89,7 +91,8 @@ fn a_call_across_generations_is_counted_off_once() {
 fn a_roll_and_a_generation_end_around_one_call() {
     loom::model(|| {
         let window = Arc::new(Window::new(2, 1));
-        let Begun::Running(running) = window.begin(0, 0) else { panic!("it is current") };
+        let mut running = Running::not_yet(0);
+        assert_eq!(window.begin(&mut running, 0), Begun::Running);
         let call = {
             let window = Arc::clone(&window);
             thread::spawn(move || window.end(&running, Ending::Good))

@@ -50,7 +50,6 @@ impl<F> ResponseFuture<F, HandOver> {
 /// Judges a result, if it is for this side to judge.
 pub trait Classify<T, E> {
     /// How the call ended.
-    #[inline]
     fn classify(&self, result: &Result<T, E>) -> Outcome;
 }
 

@@ -14,7 +14,9 @@ pub enum Outcome {
     Ignored,
 }
 
+/// A whole word, as in [`Running`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 enum Stage {
     Queued,
     Running,

@@ -73,19 +73,35 @@ pub enum Ending {
     Void,
 }
 
-/// A call that was counted as begun; it must be counted off once.
+/// A call that was counted as begun; it must be counted off once. In whole words: a processor that copies
+/// two halves, just written, as one word waits for longer than all the counting takes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Running {
-    bucket: u32,
-    generation: u32,
-    stripe: u32,
+    generation: u64,
+    /// Stripe and bucket.
+    place: u64,
 }
 
 impl Running {
     /// A call admitted under `generation` that has not begun.
     #[inline]
     pub fn not_yet(generation: u32) -> Self {
-        Self { bucket: 0, generation, stripe: 0 }
+        Self { generation: u64::from(generation), place: 0 }
+    }
+
+    #[inline]
+    fn generation(&self) -> u32 {
+        self.generation as u32
+    }
+
+    #[inline]
+    fn bucket(&self) -> u32 {
+        self.place as u32
+    }
+
+    #[inline]
+    fn stripe(&self) -> u32 {
+        (self.place >> 32) as u32
     }
 }
 
@@ -197,7 +213,7 @@ impl Window {
     pub fn begin(&self, call: &mut Running, stripe: u32) -> Begun {
         loop {
             let gate = self.gate();
-            if gate.generation() != call.generation {
+            if gate.generation() != call.generation() {
                 self.outdated.fetch_add(1, Ordering::Relaxed);
                 return Begun::Outdated;
             }
@@ -213,7 +229,7 @@ impl Window {
                 }
                 match main.compare_exchange_weak(word, word + HIGH_ONE, Ordering::AcqRel, Ordering::Acquire) {
                     Ok(_) => {
-                        (call.bucket, call.stripe) = (bucket, stripe);
+                        call.place = u64::from(bucket) | (u64::from(stripe) << 32);
                         return Begun::Running;
                     }
                     Err(now) => word = now,
@@ -226,18 +242,18 @@ impl Window {
     #[inline]
     pub fn end(&self, call: &Running, ending: Ending) -> bool {
         let gate = self.gate();
-        if gate.generation() != call.generation {
+        if gate.generation() != call.generation() {
             self.returned.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        if gate.bucket().wrapping_sub(call.bucket) < self.slots {
-            let slot = self.slot(call.stripe, call.bucket);
+        if gate.bucket().wrapping_sub(call.bucket()) < self.slots {
+            let slot = self.slot(call.stripe(), call.bucket());
             let (word, one) = match ending {
                 Ending::Good => (&slot.main, 1),
                 Ending::Bad => (&slot.side, 1),
                 Ending::Void => (&slot.side, HIGH_ONE),
             };
-            let tag = self.tag(call.bucket);
+            let tag = self.tag(call.bucket());
             let mut seen = word.load(Ordering::Relaxed);
             while seen & TAG_MASK == tag {
                 match word.compare_exchange_weak(seen, seen + one, Ordering::AcqRel, Ordering::Relaxed) {
@@ -246,7 +262,7 @@ impl Window {
                 }
             }
         }
-        self.end_late(call.generation)
+        self.end_late(call.generation())
     }
 
     /// Counts off a call that began outdated.

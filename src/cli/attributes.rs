@@ -10,7 +10,7 @@ use super::output::{self, Style};
 use super::values;
 use crate::proto::{Attribute, AttributeState, ListAttributesRequest};
 
-/// List the attributes that a site knows: name, type, when first seen, whether queries can use an index, state.
+/// The command line of `steadfast attributes`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:

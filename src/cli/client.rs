@@ -12,21 +12,52 @@ use super::{attributes, completions, delete, export, get, get_write, identify, i
 /// The commands for people and scripts that use a server.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Save attributes of a user
+    /// Save attributes of a user.
+    ///
+    /// NAME=VALUE is a string. NAME:=VALUE is typed: a number (seats:=12), true or false, @TIME (an RFC 3339 date, midnight
+    /// UTC, or timestamp: signed_up:=@2020-04-10), a list of strings in JSON (`tags:=["a","b"]`), or a string in JSON.
+    /// The first write of an attribute fixes its type for the site.
     Identify(Box<identify::IdentifyArgs>),
-    /// Show a user's profile
+    /// Show a user's profile.
     Get(get::GetArgs),
-    /// Erase a user's profile
+    /// Erase a user's profile.
+    ///
+    /// What was written before never reappears, and writes that happened before stay out for 30 days. Nothing to erase is
+    /// no error ("unchanged").
     Delete(delete::DeleteArgs),
-    /// List the attributes that a site knows
+    /// List the attributes that a site knows: name, type, when first seen, whether queries can use an index, state.
     Attributes(attributes::AttributesArgs),
-    /// Tell what became of a write, by the position in its receipt
+    /// Tell what became of a write, by the position in its receipt: pending, applied or refused.
+    ///
+    /// Exits with 0 if it is applied, 75 while it is pending, 65 if it was refused.
     Write(get_write::GetWriteArgs),
-    /// Set the attributes of many users, from a CSV or JSON Lines file
+    /// Set the attributes of many users, from a CSV or JSON Lines file.
+    ///
+    /// CSV has a header; --user-column names the column with the user, every other column becomes an attribute. JSON Lines
+    /// are what `steadfast export` writes, or, with --user-column, flat objects. An empty CSV cell, and a JSON null, is
+    /// absent: that attribute of that user stays as it is.
+    ///
+    /// TYPES are found over the whole file and shown before anything is written. A CSV column is a number only if every
+    /// cell reads back exactly as it is written: 12 and -0.5, but not 02139, 1e5, +1, 1.50 or ids of 17 digits, which stay
+    /// text; bool only if every cell is true or false; time only if every cell is an RFC 3339 date or timestamp. JSON values
+    /// are what they are. --type overrides, and reads generously. A type that the site already knows must fit.
+    ///
+    /// REPEATING is safe. Every row is written with one event time (the start of the import, or --occurred-at) plus its row
+    /// number in nanoseconds. So a row that is sent twice changes nothing the second time, a value that somebody else
+    /// writes meanwhile is not overwritten, and of two rows of one user the later one wins. While an import runs,
+    /// FILE.steadfast-resume says how far the server has acknowledged it, and at which event time; after an interruption
+    /// the same command with --resume goes on from there. It is removed at the end.
+    ///
+    /// BAD ROWS (ragged, not UTF-8, refused by the server, ...) are reported with line, column and reason; all other rows
+    /// are imported, and the exit code is 65.
     Import(Box<import::ImportArgs>),
-    /// Write all profiles of a site as JSON Lines
+    /// Write all profiles of a site as JSON Lines, one object a profile, with the time of each attribute.
+    ///
+    /// `steadfast import` reads the result: the same profiles, value for value, with the same times. The export is not one
+    /// instant: what is written meanwhile may or may not be in it. A broken stream is continued where it broke. A FILE gets
+    /// its name only when it is complete (until then it ends in .part).
     Export(export::ExportArgs),
-    /// Print completions for a shell
+    /// Print completions for a shell, to be sourced or saved where the shell looks for them.
     Completions(completions::CompletionsArgs),
 }
 

@@ -5,7 +5,7 @@ use clap::Args;
 use super::exit::Exit;
 use super::failure::CliError;
 
-/// Print completions for a shell, to be sourced or saved where the shell looks for them.
+/// The command line of `steadfast completions`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   source <(steadfast completions bash)

@@ -9,10 +9,7 @@ use super::failure::CliError;
 use super::identify::{WriteArgs, show};
 use crate::proto::DeleteProfileRequest;
 
-/// Erase a user's profile.
-///
-/// What was written before never reappears, and writes that happened before stay out for 30 days. Nothing to erase is
-/// no error ("unchanged").
+/// The command line of `steadfast delete`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:

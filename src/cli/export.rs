@@ -19,11 +19,7 @@ use crate::proto::ExportProfilesRequest;
 /// deadline: a server then gives each page a time of its own.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 
-/// Write all profiles of a site as JSON Lines, one object a profile, with the time of each attribute.
-///
-/// `steadfast import` reads the result: the same profiles, value for value, with the same times. The export is not one
-/// instant: what is written meanwhile may or may not be in it. A broken stream is continued where it broke. A FILE gets
-/// its name only when it is complete (until then it ends in .part).
+/// The command line of `steadfast export`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:

@@ -166,10 +166,6 @@ impl Failure {
             "REQUEST_ID_REUSED" => {
                 "this --request-id was used for another write; leave it out to have a new one made"
             }
-            "VERSION_MISMATCH" => match self.metadata.get("current_version") {
-                Some(version) => return Some(format!("the profile has version {}", printable(version))),
-                None => return None,
-            },
             _ => return None,
         };
         Some(advice.to_owned())
@@ -181,9 +177,12 @@ impl Failure {
         let message = if self.message.is_empty() { "no message" } else { &self.message };
         let mut text = format!("{} ({reason}{})", printable(message), self.code_name());
         for (field, description) in &self.fields {
-            let _ = write!(text, "\n  field {}: {}", printable(field), printable(description));
+            let _ = write!(text, "\n  field {}", printable(field));
+            if *description != self.message {
+                let _ = write!(text, ": {}", printable(description));
+            }
         }
-        for key in ["hold_id", "scope", "expires_at", "position"] {
+        for key in ["current_version", "hold_id", "scope", "expires_at", "position"] {
             if let Some(value) = self.metadata.get(key) {
                 let _ = write!(text, "\n  {key}: {}", printable(value));
             }

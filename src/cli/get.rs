@@ -8,7 +8,7 @@ use super::failure::CliError;
 use super::output::{self, Style};
 use crate::proto::GetProfileRequest;
 
-/// Show a user's profile.
+/// The command line of `steadfast get`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:

@@ -10,9 +10,7 @@ use super::output;
 use super::values::printable;
 use crate::proto::{GetWriteRequest, Position, RefusalReason, WriteState};
 
-/// Tell what became of a write, by the position in its receipt: pending, applied or refused.
-///
-/// Exits with 0 if it is applied, 75 while it is pending, 65 if it was refused.
+/// The command line of `steadfast write`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:

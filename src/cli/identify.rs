@@ -1,6 +1,6 @@
 //! `steadfast identify`: save attributes of one user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Args, ValueEnum};
 
@@ -10,13 +10,10 @@ use super::exit::{Exit, after_help};
 use super::failure::CliError;
 use super::output::{self, Style};
 use super::{assign, values};
+use crate::proto::attribute_change::Change;
 use crate::proto::{AttributeChange, IdentifyRequest, Receipt, Wait};
 
-/// Save attributes of a user.
-///
-/// NAME=VALUE is a string. NAME:=VALUE is typed: a number (seats:=12), true or false, @TIME (an RFC 3339 date, midnight
-/// UTC, or timestamp: signed_up:=@2020-04-10), a list of strings in JSON (`tags:=["a","b"]`), or a string in JSON.
-/// The first write of an attribute fixes its type for the site.
+/// The command line of `steadfast identify`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:
@@ -124,15 +121,21 @@ fn parse_request_id(text: &str) -> Result<String, String> {
 
 fn request(args: &IdentifyArgs, request_id: String) -> Result<IdentifyRequest, CliError> {
     let lists = [&args.set, &args.set_once, &args.unset, &args.add, &args.append, &args.union, &args.remove];
-    let changes: Vec<AttributeChange> = lists.into_iter().flatten().cloned().collect();
-    let mut names = std::collections::BTreeSet::new();
-    if let Some(twice) = changes.iter().find(|change| !names.insert(change.name.as_str())) {
-        return Err(CliError::Usage(format!("attribute {:?} is given twice", twice.name)));
+    let (mut names, mut attributes, mut changes) = (BTreeSet::new(), BTreeMap::new(), vec![]);
+    for change in lists.into_iter().flatten() {
+        if !names.insert(&change.name) {
+            return Err(CliError::Usage(format!("attribute {:?} is given twice", change.name)));
+        }
+        match &change.change {
+            // Errors about these then name the attribute, not a number in a list.
+            Some(Change::Set(value)) => drop(attributes.insert(change.name.clone(), value.clone())),
+            _ => changes.push(change.clone()),
+        }
     }
     Ok(IdentifyRequest {
         site: args.site.clone(),
         user: args.user.clone(),
-        attributes: BTreeMap::new(),
+        attributes,
         changes,
         occurred_at: args.write.occurred_at,
         request_id,
@@ -211,7 +214,8 @@ mod tests {
         ])
         .unwrap();
         let names: Vec<_> = request.changes.iter().map(|change| change.name.as_str()).collect();
-        assert_eq!(names, ["plan", "seats", "d", "old", "visits", "a", "b", "c"]);
+        assert_eq!(request.attributes.keys().collect::<Vec<_>>(), ["plan", "seats"]);
+        assert_eq!(names, ["d", "old", "visits", "a", "b", "c"]);
         assert_eq!(request.if_version, Some(3));
         assert_eq!(request.wait, Wait::Journaled as i32);
         assert_eq!(request.occurred_at.map(|time| time.seconds), Some(1_586_476_800));

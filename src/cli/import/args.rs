@@ -15,25 +15,7 @@ use crate::cli::failure::CliError;
 use crate::cli::identify::parse_time;
 use crate::proto::ValueType;
 
-/// Set the attributes of many users, from a CSV or JSON Lines file.
-///
-/// CSV has a header; --user-column names the column with the user, every other column becomes an attribute. JSON Lines
-/// are what `steadfast export` writes, or, with --user-column, flat objects. An empty CSV cell, and a JSON null, is
-/// absent: that attribute of that user stays as it is.
-///
-/// TYPES are found over the whole file and shown before anything is written. A CSV column is a number only if every
-/// cell reads back exactly as it is written: 12 and -0.5, but not 02139, 1e5, +1, 1.50 or ids of 17 digits, which stay
-/// text; bool only if every cell is true or false; time only if every cell is an RFC 3339 date or timestamp. JSON values
-/// are what they are. --type overrides, and reads generously. A type that the site already knows must fit.
-///
-/// REPEATING is safe. Every row is written with one event time (the start of the import, or --occurred-at) plus its row
-/// number in nanoseconds. So a row that is sent twice changes nothing the second time, a value that somebody else
-/// writes meanwhile is not overwritten, and of two rows of one user the later one wins. While an import runs,
-/// FILE.steadfast-resume says how far the server has acknowledged it, and at which event time; after an interruption
-/// the same command with --resume goes on from there. It is removed at the end.
-///
-/// BAD ROWS (ragged, not UTF-8, refused by the server, ...) are reported with line, column and reason; all other rows
-/// are imported, and the exit code is 65.
+/// The command line of `steadfast import`.
 #[derive(Args, Debug)]
 #[command(after_help = after_help!(
 "Examples:

@@ -118,7 +118,7 @@ fn show(args: &ImportArgs, survey: &Survey, source: &Source) -> Result<(), CliEr
     }
     output::line(&format!("{}: {} rows\n{}", source.name(), survey.rows, survey.plan.text(Style::stdout())))?;
     if survey.bad > 0 {
-        output::line(&format!("{} rows are bad and cannot be imported:", survey.bad))?;
+        output::line(&format!("bad rows, which cannot be imported: {}", survey.bad))?;
         for example in &survey.bad_examples {
             output::line(&format!("  {example}"))?;
         }

@@ -23,6 +23,9 @@ const WINDOW: usize = 8;
 /// no deadline: a server then gives each batch a time of its own (60 s by default).
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(90);
 
+/// How long the server may take to end a stream of which all is answered.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Sends the batches of one file.
 pub struct Sender<'a> {
     /// Where to.
@@ -139,6 +142,9 @@ impl<'a> Sender<'a> {
             };
             return Ok(End::Broken(Box::new(Failure::of_read(&status))));
         }
+        // Every batch is acknowledged; how the stream ends says nothing more, but it is to end, not to be cut.
+        drop(send);
+        let _ = tokio::time::timeout(ENDED_WITHIN, responses.message()).await;
         Ok(End::Done)
     }
 

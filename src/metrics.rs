@@ -84,6 +84,14 @@ names! {
     gauge PROFILE_CACHE_BYTES = "steadfast_profile_cache_bytes";
     /// Reads of profiles by key, by whether the profile cache had it.
     counter PROFILE_CACHE_READS = "steadfast_profile_cache_reads_total";
+    /// Bytes of the attribute index in memory.
+    gauge STORE_INDEX_BYTES = "steadfast_store_index_bytes";
+    /// Bytes put into the store since its last flush that succeeded.
+    gauge STORE_UNFLUSHED_BYTES = "steadfast_store_unflushed_bytes";
+    /// Age of the oldest call that runs in the store, seconds.
+    gauge STORE_OLDEST_CALL_SECONDS = "steadfast_store_oldest_call_seconds";
+    /// Whether the store is complete: 0 while it is being filled from the journal.
+    gauge STORE_COMPLETE = "steadfast_store_complete";
     /// Seconds that a flush of the store took.
     histogram STORE_FLUSH_SECONDS = "steadfast_store_flush_seconds";
 }

@@ -188,7 +188,10 @@ impl Shared {
                 notes,
             }));
         }
-        if prepared.request.write.request_id.is_some() || prepared.site.lane.lock().has(prepared.user) {
+        let write = &prepared.request.write;
+        // A delete also erases what the refused list has of the user, profile or not.
+        let needs_journal = write.request_id.is_some() || matches!(write.kind, ChangeKind::Delete);
+        if needs_journal || prepared.site.lane.lock().has(prepared.user) {
             return Known::No;
         }
         match self.cache.get(&prepared.key) {

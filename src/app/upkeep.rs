@@ -13,7 +13,9 @@ use crate::accept::Shared;
 use crate::applier::RefusedList;
 use crate::journal::JournalState;
 use crate::metrics as names;
+use crate::read::Rebuild;
 use crate::serve::Health;
+use crate::store::sled::SledStore;
 
 /// How often health is looked at.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -33,8 +35,13 @@ impl Upkeep {
     pub fn start(core: &Core, health: Health, runtime: tokio::runtime::Runtime) -> Result<Self, StartError> {
         let (stop, stopping) = watch::channel(None);
         let (say, fatal) = watch::channel(None);
-        let (shared, refused) = (Arc::clone(&core.shared), Arc::clone(&core.refused));
-        let work = move || runtime.block_on(run(shared, refused, health, say, stopping));
+        let watched = Watched {
+            shared: Arc::clone(&core.shared),
+            refused: Arc::clone(&core.refused),
+            store: Arc::clone(&core.store),
+            rebuild: Arc::clone(&core.rebuild),
+        };
+        let work = move || runtime.block_on(run(watched, health, say, stopping));
         let thread = std::thread::Builder::new()
             .name("sf-upkeep".to_owned())
             .spawn(work)
@@ -63,9 +70,16 @@ impl Upkeep {
     }
 }
 
-async fn run(
+/// What is looked at.
+struct Watched {
     shared: Arc<Shared>,
     refused: Arc<RefusedList>,
+    store: Arc<SledStore>,
+    rebuild: Arc<Rebuild>,
+}
+
+async fn run(
+    watched: Watched,
     health: Health,
     fatal: watch::Sender<Option<String>>,
     mut stopping: watch::Receiver<Option<String>>,
@@ -82,7 +96,7 @@ async fn run(
             }
             () = tokio::time::sleep(PERIOD) => {}
         }
-        let refusing = match shared.journal.state() {
+        let refusing = match watched.shared.journal.state() {
             JournalState::Running => None,
             JournalState::Stalled(age) => Some(format!("the journal's disk has not answered for {age:?}")),
             JournalState::Failed(error) => {
@@ -104,13 +118,14 @@ async fn run(
             None => {}
         }
         if tick.is_multiple_of(METRICS_EVERY) {
-            measure(&shared, &refused);
+            measure(&watched);
         }
         tick = tick.wrapping_add(1);
     }
 }
 
-fn measure(shared: &Shared, refused: &RefusedList) {
+fn measure(watched: &Watched) {
+    let Watched { shared, refused, store, rebuild } = watched;
     let usage = &shared.usage;
     gauge!(names::PENDING_BYTES).set(usage.pending.load(Ordering::Relaxed) as f64);
     gauge!(names::STALLED_BYTES).set(usage.stalled.load(Ordering::Relaxed) as f64);
@@ -121,4 +136,9 @@ fn measure(shared: &Shared, refused: &RefusedList) {
     gauge!(names::REFUSED_ENTRIES).set(refused.listed() as f64);
     let pending: usize = shared.sites.all().iter().map(|site| site.lane.lock().waiting()).sum();
     gauge!(names::PENDING_ENTRIES).set(pending as f64);
+    gauge!(names::STORE_INDEX_BYTES).set(store.index_bytes() as f64);
+    gauge!(names::STORE_UNFLUSHED_BYTES).set(store.unflushed_bytes() as f64);
+    let oldest = store.oldest_call(std::time::Instant::now()).unwrap_or_default();
+    gauge!(names::STORE_OLDEST_CALL_SECONDS).set(oldest.as_secs_f64());
+    gauge!(names::STORE_COMPLETE).set(if rebuild.check().is_ok() { 1.0 } else { 0.0 });
 }

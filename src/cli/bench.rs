@@ -26,7 +26,7 @@ use crate::proto::Wait;
   steadfast bench --yardstick bare --listen 127.0.0.1:50061")]
 pub struct BenchArgs {
     /// The server
-    #[arg(long, env = "STEADFAST_ADDR", default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
+    #[arg(value_parser = host_and_port, long, env = "STEADFAST_ADDR", default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     pub addr: String,
     /// What is called
     #[arg(long, value_enum, default_value_t = Calls::Get)]
@@ -227,6 +227,15 @@ impl BenchArgs {
             requests: self.requests,
             grace: Duration::from_secs(10),
         }
+    }
+}
+
+/// An address as the other commands take it, without the scheme.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address.to_owned()),
+        _ => Err("write it as HOST:PORT".to_owned()),
     }
 }
 

@@ -215,6 +215,13 @@ pub enum ReadError {
     /// The deadline passed.
     #[error("the deadline passed")]
     Deadline,
+    /// Writes that were accepted before the question are not applied yet, so that an answer from the store
+    /// would leave them out.
+    #[error("{waiting} accepted writes of this site are not applied yet")]
+    Behind {
+        /// How many.
+        waiting: u64,
+    },
     /// The store is being built anew.
     #[error("the store is being rebuilt: {done} of {total} done")]
     Rebuilding {

@@ -348,6 +348,9 @@ impl From<ReadError> for Failure {
             }
             ReadError::Overloaded => Self::overloaded(message),
             ReadError::Deadline => Self::deadline(),
+            ReadError::Behind { waiting } => Self::new(Code::FailedPrecondition, "SITE_BEHIND", message)
+                .with("waiting", waiting.to_string())
+                .retry(Duration::from_secs(1)),
             ReadError::Rebuilding { done, total } => {
                 Self::new(Code::Unavailable, "STORE_REBUILDING", message)
                     .with("done", done.to_string())

@@ -2,7 +2,7 @@
 //! and all of its profiles.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 use tower::Service;
@@ -13,9 +13,13 @@ use crate::command::{ExportPage, Lookup, LookupFuture, ProfileView, ReadError, R
 use crate::journal::JournalReader;
 use crate::model::{NodeId, Position, ProfileKey, Site, User};
 use crate::read::{Read, Rebuild};
-use crate::sites::Sites;
+use crate::sites::{SiteState, Sites};
 use crate::store::service::StoreService;
 use crate::store::{AttributeInfo, RecordCursor, Store, StoredItem};
+
+/// How long an export waits for writes that were accepted before it, and how often it looks.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
+const CATCH_UP_LOOK: Duration = Duration::from_millis(10);
 
 /// Answers from what the node has in memory; only exports ask the store.
 pub struct NodeLookup {
@@ -81,10 +85,15 @@ impl Lookup for NodeLookup {
         if let Err(error) = self.rebuild.check() {
             return Box::pin(std::future::ready(Err(error)));
         }
+        let begins = after.is_none().then(|| self.sites.get(&site)).flatten();
         let after = after.unwrap_or_else(|| RecordCursor::before_site(&site));
-        let scan = self.store.scan_records(Some(after), limit);
+        let store = Arc::clone(&self.store);
         let mut reads = self.reads.clone();
         Box::pin(async move {
+            if let Some(state) = begins {
+                caught_up(&state, deadline).await?;
+            }
+            let scan = store.scan_records(Some(after), limit);
             let page = timeout_at(tokio::time::Instant::from_std(deadline), scan)
                 .await
                 .map_err(|_| ReadError::Deadline)?
@@ -107,5 +116,24 @@ impl Lookup for NodeLookup {
             let profiles = users.into_iter().zip(views).filter(|(_, view)| view.profile.is_some()).collect();
             Ok(ExportPage { profiles, next })
         })
+    }
+}
+
+/// Waits until everything that is accepted now has been applied: a scan of the store then has it.
+async fn caught_up(site: &SiteState, deadline: Instant) -> Result<(), ReadError> {
+    let Some(last) = site.lane.lock().last_durable() else { return Ok(()) };
+    let give_up = deadline.min(Instant::now() + CATCH_UP_WITHIN);
+    loop {
+        let waiting = {
+            let lane = site.lane.lock();
+            if lane.low_water().is_none_or(|first| first > last) {
+                return Ok(());
+            }
+            lane.waiting() as u64
+        };
+        if Instant::now() >= give_up {
+            return Err(ReadError::Behind { waiting });
+        }
+        tokio::time::sleep(CATCH_UP_LOOK).await;
     }
 }

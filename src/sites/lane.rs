@@ -109,6 +109,11 @@ impl Lane {
         self.slots.iter().take(self.durable).find(|s| s.state != State::Done).map(|s| s.position)
     }
 
+    /// The position of the newest durable entry here; none if nothing durable is kept in memory.
+    pub fn last_durable(&self) -> Option<u64> {
+        self.durable.checked_sub(1).and_then(|at| self.slots.get(at)).map(|slot| slot.position)
+    }
+
     /// Adds an entry that is on its way to the journal.
     pub fn register(&mut self, user: u64, bytes: u32, pending: Arc<Pending>) {
         let sequence = self.push(user, 0, 0, bytes);

@@ -10,10 +10,10 @@
 use smallvec::SmallVec;
 
 /// A block with more bytes than this is split.
-const MAX_BYTES: usize = 2048;
+const MAX_BYTES: usize = 1536;
 /// A block with fewer joins its neighbour, if both then fill at most `JOINED_BYTES`.
-const MIN_BYTES: usize = 512;
-const JOINED_BYTES: usize = 1536;
+const MIN_BYTES: usize = 384;
+const JOINED_BYTES: usize = 1152;
 /// Room for growth: more wastes memory, less copies more often.
 const SLACK: usize = 96;
 /// A value with more profiles than this has a bitmap.
@@ -59,76 +59,106 @@ impl Block {
 
     /// Adds `number` to the value `key`.
     pub fn insert(&mut self, key: &[u8], number: u64) -> Change {
-        let mut walk = Walk::new(&self.0);
-        match walk.seek(key) {
-            Spot::Found => match walk.numbers() {
+        let spot = self.seek(key);
+        if spot.found {
+            return match read_numbers(&self.0, spot.at.posting) {
                 None => Change::InBitmap,
                 Some(mut numbers) => match numbers.binary_search(&number) {
                     Ok(_) => Change::Nothing,
                     Err(at) => {
                         numbers.insert(at, number);
-                        let (from, to) = (walk.posting, walk.end);
                         if numbers.len() > INLINE_NUMBERS {
-                            self.replace(from, to, &posting_bytes(&[]));
+                            self.replace(spot.at.posting, spot.at.end, &posting_bytes(&[]));
                             return Change::ToBitmap(numbers.to_vec());
                         }
-                        self.replace(from, to, &posting_bytes(&numbers));
+                        self.replace(spot.at.posting, spot.at.end, &posting_bytes(&numbers));
                         Change::Done
                     }
                 },
-            },
-            Spot::Before => {
-                let mut bytes = header(&walk.previous(), key);
-                bytes.extend_from_slice(&posting_bytes(&[number]));
-                bytes.extend_from_slice(&header(key, &walk.key));
-                let (from, to) = (walk.entry, walk.posting);
-                self.replace(from, to, &bytes);
-                Change::Done
-            }
-            Spot::End => {
-                let mut bytes = header(&walk.key, key);
-                bytes.extend_from_slice(&posting_bytes(&[number]));
-                let end = self.0.len();
-                self.replace(end, end, &bytes);
-                Change::Done
-            }
+            };
         }
+        let mut bytes = header(spot.shared, key.get(spot.shared..).unwrap_or_default());
+        bytes.extend_from_slice(&posting_bytes(&[number]));
+        let next = spot.at;
+        if next.entry == next.end {
+            self.replace(next.entry, next.entry, &bytes);
+            return Change::Done;
+        }
+        // The one behind it now follows the new value, with which it may share more.
+        let more = spot.next_shared.saturating_sub(next.shared);
+        let suffix = self.0.get(next.entry + 2 + more..next.posting).unwrap_or_default();
+        bytes.extend_from_slice(&header(next.shared + more, suffix));
+        self.replace(next.entry, next.posting, &bytes);
+        Change::Done
     }
 
     /// Takes `number` from the value `key`.
     pub fn remove(&mut self, key: &[u8], number: u64) -> Change {
-        let mut walk = Walk::new(&self.0);
-        if walk.seek(key) != Spot::Found {
+        let spot = self.seek(key);
+        if !spot.found {
             return Change::Nothing;
         }
-        let Some(mut numbers) = walk.numbers() else { return Change::InBitmap };
+        let Some(mut numbers) = read_numbers(&self.0, spot.at.posting) else { return Change::InBitmap };
         let Ok(at) = numbers.binary_search(&number) else { return Change::Nothing };
         numbers.remove(at);
-        self.set_numbers_at(key, &numbers);
+        self.set_numbers(&spot.at, &numbers);
         Change::Done
     }
 
     /// Puts `numbers` in place of what the value `key` has; without numbers the value goes.
     pub fn set_numbers_at(&mut self, key: &[u8], numbers: &[u64]) {
-        let mut walk = Walk::new(&self.0);
-        if walk.seek(key) != Spot::Found {
-            return;
+        let spot = self.seek(key);
+        if spot.found {
+            self.set_numbers(&spot.at, numbers);
         }
+    }
+
+    fn set_numbers(&mut self, at: &Place, numbers: &[u64]) {
         if !numbers.is_empty() {
-            let (from, to) = (walk.posting, walk.end);
-            self.replace(from, to, &posting_bytes(numbers));
+            self.replace(at.posting, at.end, &posting_bytes(numbers));
             return;
         }
-        let (before, from) = (walk.previous(), walk.entry);
-        if walk.advance() {
-            let (to, bytes) = (walk.posting, header(&before, &walk.key));
-            self.replace(from, to, &bytes);
+        if let Some(next) = Place::read(&self.0, at.end) {
+            // The one behind it may have shared bytes with the value that goes, but not with the one before.
+            let lost = next.shared.saturating_sub(at.shared);
+            let mut suffix =
+                KeyBuffer::from_slice(self.0.get(at.entry + 2..at.entry + 2 + lost).unwrap_or_default());
+            suffix.extend_from_slice(self.0.get(next.entry + 2..next.posting).unwrap_or_default());
+            self.replace(at.entry, next.posting, &header(next.shared - lost, &suffix));
         } else {
-            self.0.truncate(from);
+            self.0.truncate(at.entry);
         }
         if self.0.capacity() > self.0.len() + 4 * SLACK {
             self.0.shrink_to(self.0.len() + SLACK);
         }
+    }
+
+    /// Finds `key`, or where it belongs, without putting any value together: a value that shares more
+    /// with the one before than `key` does is smaller like it, one that shares less is greater.
+    fn seek(&self, key: &[u8]) -> Spot {
+        let (mut from, mut shared) = (0, 0);
+        while let Some(at) = Place::read(&self.0, from) {
+            from = at.end;
+            if at.shared > shared {
+                continue;
+            }
+            if at.shared < shared {
+                let next_shared = at.shared;
+                return Spot { at, found: false, shared, next_shared };
+            }
+            let suffix = self.0.get(at.entry + 2..at.posting).unwrap_or_default();
+            let rest = key.get(shared..).unwrap_or_default();
+            let common = suffix.iter().zip(rest).take_while(|(a, b)| a == b).count();
+            match suffix.get(common).cmp(&rest.get(common)) {
+                std::cmp::Ordering::Less => shared += common,
+                order => {
+                    return Spot { at, found: order.is_eq(), shared, next_shared: shared + common };
+                }
+            }
+        }
+        let end = self.0.len();
+        let at = Place { entry: end, shared: 0, posting: end, end };
+        Spot { at, found: false, shared, next_shared: 0 }
     }
 
     /// Cuts it in two; answers the second half and its first value. None if it has a single entry.
@@ -136,11 +166,11 @@ impl Block {
     pub fn split(&mut self, keep_full: bool) -> Option<(Box<[u8]>, Self)> {
         let mut walk = Walk::new(&self.0);
         while walk.advance() {
-            let cut = if keep_full { walk.end == self.0.len() } else { walk.end > self.0.len() / 2 };
-            if cut && walk.entry > 0 {
-                let mut right = header(&[], &walk.key).to_vec();
-                right.extend_from_slice(self.0.get(walk.posting..).unwrap_or_default());
-                let (key, entry) = (Box::from(&*walk.key), walk.entry);
+            let cut = if keep_full { walk.at.end == self.0.len() } else { walk.at.end > self.0.len() / 2 };
+            if cut && walk.at.entry > 0 {
+                let mut right = header(0, &walk.key).to_vec();
+                right.extend_from_slice(self.0.get(walk.at.posting..).unwrap_or_default());
+                let (key, entry) = (Box::from(&*walk.key), walk.at.entry);
                 self.0.truncate(entry);
                 self.0.shrink_to(entry + if keep_full { 0 } else { SLACK });
                 return Some((key, Self(right)));
@@ -155,8 +185,9 @@ impl Block {
         while last.advance() {}
         let mut first = Walk::new(&next.0);
         if first.advance() {
-            let bytes = header(&last.key, &first.key);
-            let rest = next.0.get(first.posting..).unwrap_or_default();
+            let shared = last.key.iter().zip(&first.key).take_while(|(a, b)| a == b).count();
+            let bytes = header(shared, first.key.get(shared..).unwrap_or_default());
+            let rest = next.0.get(first.at.posting..).unwrap_or_default();
             self.0.reserve_exact(bytes.len() + rest.len());
             self.0.extend_from_slice(&bytes);
             self.0.extend_from_slice(rest);
@@ -177,14 +208,37 @@ impl Block {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Spot {
-    /// The walk stands on the value.
-    Found,
-    /// The walk stands on the first greater one.
-    Before,
-    /// All are smaller.
-    End,
+/// Where the parts of an entry begin.
+struct Place {
+    entry: usize,
+    /// How many bytes it shares with the value before it.
+    shared: usize,
+    posting: usize,
+    /// Where the next entry begins.
+    end: usize,
+}
+
+/// Where a value is or belongs.
+struct Spot {
+    /// Its entry or the one that it belongs before; at the end an empty one.
+    at: Place,
+    found: bool,
+    /// How many bytes the value shares with the one before it.
+    shared: usize,
+    /// How many it shares with the one at `at`.
+    next_shared: usize,
+}
+
+impl Place {
+    fn read(bytes: &[u8], entry: usize) -> Option<Self> {
+        let Some(&[shared, length]) = bytes.get(entry..entry + 2) else { return None };
+        let posting = entry + 2 + usize::from(length);
+        let mut end = posting;
+        for _ in 0..read_number(bytes, &mut end) {
+            skip_number(bytes, &mut end);
+        }
+        Some(Self { entry, shared: usize::from(shared), posting, end })
+    }
 }
 
 /// Steps through a block's entries.
@@ -192,81 +246,48 @@ pub struct Walk<'a> {
     bytes: &'a [u8],
     /// The current value.
     pub key: KeyBuffer,
-    // What the value before had behind the part that it shares with the current one.
-    lost: KeyBuffer,
-    shared: usize,
-    // Where the current entry, its numbers and the next entry begin.
-    entry: usize,
-    posting: usize,
-    end: usize,
+    at: Place,
 }
 
 impl<'a> Walk<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        let (key, lost) = (KeyBuffer::new(), KeyBuffer::new());
-        Self { bytes, key, lost, shared: 0, entry: 0, posting: 0, end: 0 }
+        Self { bytes, key: KeyBuffer::new(), at: Place { entry: 0, shared: 0, posting: 0, end: 0 } }
     }
 
     /// Goes to the next entry; false behind the last.
     pub fn advance(&mut self) -> bool {
-        let Some(&[shared, length]) = self.bytes.get(self.end..self.end + 2) else { return false };
-        (self.entry, self.shared) = (self.end, usize::from(shared));
-        self.lost.clear();
-        self.lost.extend_from_slice(self.key.get(self.shared..).unwrap_or_default());
-        self.key.truncate(self.shared);
-        self.posting = self.entry + 2 + usize::from(length);
-        self.key.extend_from_slice(self.bytes.get(self.entry + 2..self.posting).unwrap_or_default());
-        let mut at = self.posting;
-        let count = read_number(self.bytes, &mut at);
-        for _ in 0..count {
-            skip_number(self.bytes, &mut at);
-        }
-        self.end = at;
+        let Some(at) = Place::read(self.bytes, self.at.end) else { return false };
+        self.key.truncate(at.shared);
+        self.key.extend_from_slice(self.bytes.get(at.entry + 2..at.posting).unwrap_or_default());
+        self.at = at;
         true
     }
 
     /// The current value's numbers; none: they are in its bitmap.
     pub fn numbers(&self) -> Option<Numbers> {
-        let mut at = self.posting;
-        let count = read_number(self.bytes, &mut at);
-        let mut last = 0;
-        let numbers: Numbers = (0..count)
-            .map(|_| {
-                last += read_number(self.bytes, &mut at);
-                last
-            })
-            .collect();
-        (!numbers.is_empty()).then_some(numbers)
-    }
-
-    /// Goes to the first value that is not smaller than `key`.
-    fn seek(&mut self, key: &[u8]) -> Spot {
-        while self.advance() {
-            match (*self.key).cmp(key) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Spot::Found,
-                std::cmp::Ordering::Greater => return Spot::Before,
-            }
-        }
-        Spot::End
-    }
-
-    /// The value before the current one; empty if there is none.
-    fn previous(&self) -> KeyBuffer {
-        let mut key = KeyBuffer::from_slice(self.key.get(..self.shared).unwrap_or_default());
-        key.extend_from_slice(&self.lost);
-        key
+        read_numbers(self.bytes, self.at.posting)
     }
 }
 
-fn header(before: &[u8], key: &[u8]) -> KeyBuffer {
-    let shared = before.iter().zip(key).take_while(|(a, b)| a == b).count();
-    let suffix = key.get(shared..).unwrap_or_default();
+fn header(shared: usize, suffix: &[u8]) -> KeyBuffer {
     let mut bytes = KeyBuffer::new();
     bytes.push(shared as u8);
     bytes.push(suffix.len() as u8);
     bytes.extend_from_slice(suffix);
     bytes
+}
+
+fn read_numbers(bytes: &[u8], posting: usize) -> Option<Numbers> {
+    let mut at = posting;
+    let count = read_number(bytes, &mut at);
+    let mut last = 0;
+    let numbers: Numbers = (0..count)
+        .map(|_| {
+            last += read_number(bytes, &mut at);
+            last
+        })
+        .collect();
+    (!numbers.is_empty()).then_some(numbers)
 }
 
 fn posting_bytes(numbers: &[u64]) -> SmallVec<[u8; 64]> {

@@ -7,6 +7,7 @@ use crate::accept::{End, RequestKey, Requests, Ticket, Verdict};
 use crate::applier::RefusedList;
 use crate::command::WriteState;
 use crate::journal::{JournalReader, StoredEntry};
+use crate::model::codec::DecodeError;
 use crate::model::evaluate::SEMANTICS;
 use crate::model::{ChangeKind, Command, Entry, EventTime, LowWater, Site, codec, hash};
 use crate::sites::{SiteState, Sites};
@@ -95,12 +96,16 @@ impl Replay<'_> {
         if stored.semantics > SEMANTICS {
             return Err(ReplayError::Newer { position, found: stored.semantics });
         }
-        let entry = codec::decode_entry(&stored.payload)
-            .map_err(|error| ReplayError::Entry { position, reason: error.to_string() })?;
+        let malformed = |error: DecodeError| ReplayError::Entry { position, reason: error.to_string() };
+        let head = codec::peek_entry(&stored.payload).map_err(malformed)?;
         replayed.scanned += 1;
+        let waits = self.low_water.may_wait(head.site, position);
+        if !waits && (head.request_id.is_none() || stored.accepted_at < self.ids_since) {
+            return Ok(None);
+        }
+        let entry = codec::decode_entry(&stored.payload).map_err(malformed)?;
         let site = self.sites.restore(&entry.site);
         declare(&site, &entry, stored.accepted_at);
-        let waits = self.low_water.may_wait(&entry.site, position);
         if let Command::Write(write) = &entry.command {
             if let Some(id) = write.request_id.as_deref() {
                 let key = RequestKey::new(&entry.site, id);
@@ -108,7 +113,7 @@ impl Replay<'_> {
                 if waits {
                     self.requests.restore(key, payload, Arc::new(Ticket::durable_at(position)));
                     replayed.request_ids += 1;
-                } else if stored.accepted_at >= self.ids_since {
+                } else {
                     let end = self.end_of(&entry.site, position);
                     self.requests.end(key, payload, Verdict { position, end }, self.now);
                     replayed.request_ids += 1;

@@ -2,8 +2,8 @@
 //! (<https://postcard.jamesmunns.com/wire-format>). Whoever stores the bytes guards them by a checksum;
 //! decoding trusts nothing all the same.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::profile::Record;
 use super::write::Entry;
@@ -49,17 +49,67 @@ pub fn encode<T: Serialize>(format: u8, value: &T) -> Vec<u8> {
 
 /// Reads what [`encode`] wrote. Never panics, and takes no more memory than a small multiple of the input.
 pub fn decode<T: DeserializeOwned>(format: u8, bytes: &[u8]) -> Result<T, DecodeError> {
-    let (found, body) = bytes.split_first().ok_or(DecodeError::Empty)?;
-    if *found != format {
-        return Err(DecodeError::Format { found: *found, expected: format });
-    }
-    let (value, rest) = postcard::take_from_bytes(body).map_err(DecodeError::Malformed)?;
+    let (value, rest) = postcard::take_from_bytes(body(format, bytes)?).map_err(DecodeError::Malformed)?;
     if rest.is_empty() { Ok(value) } else { Err(DecodeError::TrailingBytes(rest.len())) }
+}
+
+/// What follows the format byte.
+fn body(format: u8, bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    match bytes.split_first() {
+        None => Err(DecodeError::Empty),
+        Some((found, body)) if *found == format => Ok(body),
+        Some((found, _)) => Err(DecodeError::Format { found: *found, expected: format }),
+    }
 }
 
 /// A journal entry's payload.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     encode(ENTRY_FORMAT, entry)
+}
+
+/// What the beginning of an entry tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHead<'a> {
+    /// The tenant.
+    pub site: &'a str,
+    /// The request id of a write that has one.
+    pub request_id: Option<&'a str>,
+}
+
+/// The beginning of [`Entry`], field for field.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    site: &'a str,
+    #[serde(borrow)]
+    command: CommandHead<'a>,
+}
+
+/// The beginning of [`Command`](super::Command), variant for variant.
+#[derive(Deserialize)]
+enum CommandHead<'a> {
+    Write(#[serde(borrow)] WriteHead<'a>),
+    SetAttributeState,
+    DiscardRefused,
+}
+
+#[derive(Deserialize)]
+struct WriteHead<'a> {
+    #[serde(rename = "user", borrow)]
+    _user: &'a str,
+    #[serde(borrow)]
+    request_id: Option<&'a str>,
+}
+
+/// Reads the beginning of an entry and nothing else of it: replay looks at many that it has no use for.
+pub fn peek_entry(bytes: &[u8]) -> Result<EntryHead<'_>, DecodeError> {
+    let (head, _) =
+        postcard::take_from_bytes::<Head<'_>>(body(ENTRY_FORMAT, bytes)?).map_err(DecodeError::Malformed)?;
+    let request_id = match head.command {
+        CommandHead::Write(write) => write.request_id,
+        CommandHead::SetAttributeState | CommandHead::DiscardRefused => None,
+    };
+    Ok(EntryHead { site: head.site, request_id })
 }
 
 /// Reads a journal entry's payload.
@@ -91,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Command, Site};
+    use crate::model::{ChangeKind, Command, Site, User, Write};
 
     fn entry() -> Entry {
         let command = Command::SetAttributeState { name: "plan".into(), disabled: true, indexed: false };
@@ -101,6 +151,29 @@ mod tests {
     #[test]
     fn an_entry_reads_back() {
         assert_eq!(decode_entry(&encode_entry(&entry())), Ok(entry()));
+    }
+
+    #[test]
+    fn the_head_is_that_of_the_entry() {
+        let head = |entry: &Entry| peek_entry(&encode_entry(entry)).map(|h| h.request_id.map(str::to_owned));
+        assert_eq!(head(&entry()), Ok(None));
+        for request_id in [None, Some("r-1")] {
+            let write = Write {
+                user: User::new("u"),
+                request_id: request_id.map(Into::into),
+                occurred_at: None,
+                if_version: Some(3),
+                kind: ChangeKind::Delete,
+            };
+            let entry = Entry { site: Site::new("shop"), command: Command::Write(write) };
+            assert_eq!(head(&entry), Ok(request_id.map(str::to_owned)));
+            let bytes = encode_entry(&entry);
+            assert_eq!(peek_entry(&bytes).unwrap().site, "shop");
+            assert_eq!(
+                peek_entry(&bytes[..7]),
+                Err(DecodeError::Malformed(postcard::Error::DeserializeUnexpectedEnd))
+            );
+        }
     }
 
     #[test]

@@ -191,7 +191,8 @@ impl Failure {
         let metadata: HashMap<String, String> =
             parts.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let mut details = ErrorDetails::with_error_info(parts.reason, DOMAIN, metadata);
-        if let Some(field) = parts.field {
+        let field = parts.field;
+        if let Some(field) = &field {
             details.add_bad_request_violation(field, parts.message.as_str());
         }
         if let Some(subject) = parts.quota {
@@ -200,7 +201,14 @@ impl Failure {
         if let Some(after) = parts.retry_after {
             details.set_retry_info(Some(after));
         }
-        let mut status = Status::with_error_details(parts.code, parts.message, details);
+        // Many clients show the message and nothing else.
+        let message = match &field {
+            Some(field) if parts.reason == "INVALID_FIELD" || parts.reason == "LIMIT_EXCEEDED" => {
+                format!("{field}: {}", parts.message)
+            }
+            _ => parts.message,
+        };
+        let mut status = Status::with_error_details(parts.code, message, details);
         if let (true, Some(after)) = (parts.node_wide, parts.retry_after) {
             let millis = after.min(MAX_PUSHBACK).as_millis() as u64;
             status.metadata_mut().insert("grpc-retry-pushback-ms", millis.into());

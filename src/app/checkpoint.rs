@@ -16,10 +16,6 @@ use crate::store::generations::Generations;
 use crate::store::sled::SledStore;
 use crate::store::{Store as _, StoreError};
 
-/// How often the store is flushed and the note written, while something changes: what a kill makes the next
-/// start replay.
-const EVERY: Duration = Duration::from_secs(1);
-
 /// What a checkpoint works on.
 pub struct Checkpoints {
     /// The store.
@@ -30,6 +26,8 @@ pub struct Checkpoints {
     pub progress: Progress,
     /// Whether the store is still being filled.
     pub rebuild: Arc<Rebuild>,
+    /// How often one is taken, while something changes: what a kill makes the next start replay.
+    pub every: Duration,
 }
 
 impl Checkpoints {
@@ -44,7 +42,7 @@ impl Checkpoints {
             loop {
                 tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
-                    () = tokio::time::sleep(EVERY) => {}
+                    () = tokio::time::sleep(self.every) => {}
                 }
                 // A flush that hangs must not keep the process from stopping.
                 let taken = tokio::select! {

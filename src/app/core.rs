@@ -111,6 +111,8 @@ impl Core {
             refused: Arc::clone(&refused),
             usage: Arc::clone(&usage),
             clock: Arc::clone(&clock),
+            turns: config.applier.outstanding as usize,
+            turn_entries: config.applier.commit_entries as usize,
             store: StoreService::new(Arc::clone(&store) as Arc<dyn Store>),
         };
         let (stop, stopping) = watch::channel(false);
@@ -123,6 +125,7 @@ impl Core {
             generations: Arc::clone(&generations),
             progress: progress.clone(),
             rebuild: Arc::clone(&rebuild),
+            every: config.store.checkpoint_every.0,
         };
         let checkpoints = checkpoints.start(stopping)?;
         let shared = Arc::new(Shared {

@@ -36,12 +36,6 @@ pub use progress::Progress;
 pub use refused::RefusedList;
 use trouble::Trouble;
 
-/// Entries a lane may take in one turn.
-const TURN: usize = 256;
-
-/// Turns under way at once, over all lanes.
-const TURNS: usize = 64;
-
 /// A commit that takes longer counts as one that is not getting through, for quotas and conditions.
 const SLOW_COMMIT: Duration = Duration::from_secs(1);
 
@@ -65,6 +59,10 @@ pub struct Applier<S> {
     pub usage: Arc<Usage>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// Turns under way at once, over all lanes.
+    pub turns: usize,
+    /// Entries that a lane may take in one turn.
+    pub turn_entries: usize,
     /// Loads and commits, through whatever layers there are.
     pub store: S,
 }
@@ -129,7 +127,8 @@ where
             counters: Counters::new(),
         });
         tokio::task::spawn_local(Rc::clone(&running).forget_outlived(stop.clone()));
-        let turns = Arc::new(Semaphore::new(TURNS));
+        let limit = running.applier.turns;
+        let turns = Arc::new(Semaphore::new(limit));
         loop {
             let site = tokio::select! {
                 biased;
@@ -168,7 +167,7 @@ where
             });
         }
         // All turns ended: all permits are back.
-        drop(turns.acquire_many(TURNS as u32).await);
+        drop(turns.acquire_many(limit as u32).await);
     }
 }
 
@@ -228,7 +227,7 @@ where
             let troubles = self.troubles.borrow();
             let trouble = troubles.get(&lane_id);
             let now = Instant::now();
-            site.lane.lock().take(TURN, trouble.is_some_and(Trouble::one_user), |user| {
+            site.lane.lock().take(self.applier.turn_entries, trouble.is_some_and(Trouble::one_user), |user| {
                 trouble.is_some_and(|trouble| trouble.holds_back(user, now))
             })
         };

@@ -121,7 +121,7 @@ fn rest(config: &Config, found: &mut Faults) {
     found.within("store.query_threads", &s.query_threads, &1, &256);
     found.within("store.apply_threads", &s.apply_threads, &1, &256);
     found.within("store.pool_queue", &s.pool_queue, &1, &1_000_000);
-    found.span("store.flush_every", s.flush_every, 10, 60_000);
+    found.span("store.checkpoint_every", s.checkpoint_every, 10, 60_000);
 
     found.bytes("cache.profile_capacity", config.cache.profile_capacity, MIB, 16 * TIB);
     found.span("requests.window", config.requests.window, 1_000, 86_400_000);

@@ -42,10 +42,6 @@ section! {
         limits: Limits = Limits::default(),
         /// The journal.
         journal: Journal = Journal::default(),
-        /// Snapshots.
-        snapshots: Directory = Directory::default(),
-        /// Operators' decisions and incidents.
-        control: Directory = Directory::default(),
         /// The store.
         store: Store = Store::default(),
         /// Caches above the store.
@@ -160,14 +156,6 @@ section! {
 }
 
 section! {
-    /// A directory of its own.
-    Directory {
-        /// Where it is; by default under `data_dir`, with the section's name.
-        dir: PathBuf = PathBuf::new(),
-    }
-}
-
-section! {
     /// The store.
     Store {
         /// Where it is; by default `store` under `data_dir`.
@@ -184,8 +172,9 @@ section! {
         apply_threads: u32 = 2,
         /// Calls that may wait for one of these pools.
         pool_queue: u32 = 4096,
-        /// How often what was written is handed to the disk.
-        flush_every: Span = millis(500),
+        /// How often it is flushed and the note of how far it has come is written: what the start after a kill
+        /// replays.
+        checkpoint_every: Span = seconds(1),
     }
 }
 
@@ -250,12 +239,7 @@ const fn millis(n: u64) -> Span {
 impl Config {
     /// Fills in the directories that were left to `data_dir`.
     fn resolve(&mut self) {
-        for (dir, name) in [
-            (&mut self.journal.dir, "journal"),
-            (&mut self.snapshots.dir, "snapshots"),
-            (&mut self.control.dir, "control"),
-            (&mut self.store.dir, "store"),
-        ] {
+        for (dir, name) in [(&mut self.journal.dir, "journal"), (&mut self.store.dir, "store")] {
             if dir.as_os_str().is_empty() {
                 *dir = self.data_dir.join(name);
             }

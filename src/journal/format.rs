@@ -16,6 +16,9 @@ pub const BATCH_OVERHEAD: u64 = BATCH_HEADER as u64 + 4;
 /// Bytes before an entry's payload.
 pub const ENTRY_HEADER: usize = 20;
 
+/// No journal comes so far: to number on from here can never overflow.
+pub(crate) const MAX_NUMBER: u64 = 1 << 62;
+
 const SEGMENT_MAGIC: &[u8; 8] = b"STDFSEGM";
 const BATCH_MAGIC: [u8; 4] = *b"BtCh";
 

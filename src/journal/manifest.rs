@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::{At as _, Damage, IoFailure, OpenError};
-use super::format::FORMAT;
+use super::format::{FORMAT, MAX_NUMBER};
 use super::fs::{Fs, OpenMode, read_small, remove_if_there};
 use crate::model::{EventTime, NodeId};
 
@@ -112,7 +112,12 @@ impl Manifest {
             Ok(other) => return Err(ManifestError::Version(other)),
             Err(_) => return Err(damaged(0, "no format number").into()),
         }
-        serde_json::from_str(body).map_err(|e| damaged(0, &format!("not understood: {e}")).into())
+        let manifest: Self =
+            serde_json::from_str(body).map_err(|e| damaged(0, &format!("not understood: {e}")))?;
+        if manifest.next_segment.max(manifest.next_position) > MAX_NUMBER {
+            return Err(damaged(0, "a number that no journal reaches").into());
+        }
+        Ok(manifest)
     }
 
     /// Reads the manifest of a directory; `None` if there is none.

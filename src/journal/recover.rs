@@ -150,6 +150,10 @@ pub(crate) fn walk_last(
             }
         }
     }
+    if last.position > format::MAX_NUMBER {
+        let problem = format!("position {}, which no journal reaches", last.position);
+        return Err(damaged(dir, &segment.path, last.end, problem));
+    }
     if let Some(clean) = clean {
         if let Some(problem) = last.torn {
             let problem = format!("{problem}, though the journal was closed in order");

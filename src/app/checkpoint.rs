@@ -52,7 +52,7 @@ impl Checkpoints {
                 match taken {
                     Ok(low_water) => noted = low_water,
                     Err(error) => {
-                        tracing::warn!(%error, "no checkpoint could be taken; it will be tried again")
+                        tracing::warn!(%error, "no checkpoint could be taken; it will be tried again");
                     }
                 }
             }

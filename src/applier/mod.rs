@@ -272,10 +272,10 @@ where
         self.successes.set(self.successes.get() + 1);
         self.set_stalled(site, false);
         let mut troubles = self.troubles.borrow_mut();
-        if let Some(trouble) = troubles.get_mut(&lane_id) {
-            if trouble.succeeded(taken.iter().map(|entry| entry.user)) {
-                troubles.remove(&lane_id);
-            }
+        if let Some(trouble) = troubles.get_mut(&lane_id)
+            && trouble.succeeded(taken.iter().map(|entry| entry.user))
+        {
+            troubles.remove(&lane_id);
         }
     }
 
@@ -420,13 +420,13 @@ where
             self.counters.count(&end);
             let verdict = Verdict { position: reference.position, end };
             let mut ticket = reference.hot.as_ref().map(|pending| Arc::clone(&pending.ticket));
-            if let Command::Write(write) = &entry.entry.command {
-                if let Some(id) = write.request_id.as_deref() {
-                    let key = RequestKey::new(&site.site, id);
-                    let payload = hash::payload_hash(write);
-                    // An entry read back from the journal has no ticket; a retry may wait all the same.
-                    ticket = self.applier.requests.end(key, payload, verdict.clone(), now).or(ticket);
-                }
+            if let Command::Write(write) = &entry.entry.command
+                && let Some(id) = write.request_id.as_deref()
+            {
+                let key = RequestKey::new(&site.site, id);
+                let payload = hash::payload_hash(write);
+                // An entry read back from the journal has no ticket; a retry may wait all the same.
+                ticket = self.applier.requests.end(key, payload, verdict.clone(), now).or(ticket);
             }
             dealt_with.push(reference.position);
             if let Some(ticket) = ticket {

@@ -79,7 +79,7 @@ impl RefusedList {
         let mut state = self.0.write();
         let mut outlived: BTreeMap<Site, Vec<u64>> = BTreeMap::new();
         for _ in 0..limit {
-            if !state.unlisted.front().is_some_and(|(at, ..)| *at < before) {
+            if state.unlisted.front().is_none_or(|(at, ..)| *at >= before) {
                 break;
             }
             if let Some((_, site, position)) = state.unlisted.pop_front() {

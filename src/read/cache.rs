@@ -130,14 +130,14 @@ mod tests {
     use super::*;
     use crate::model::{Applied, EventTime, Grave, Site, User};
 
-    fn record(version: u64) -> Option<Arc<Record>> {
-        Some(Arc::new(Record::Deleted(Grave {
+    fn record(version: u64) -> Arc<Record> {
+        Arc::new(Record::Deleted(Grave {
             version,
             occurred_at: EventTime::MIN,
             accepted_at: EventTime::MIN,
             applied: Applied::default(),
             recent: Vec::new(),
-        })))
+        }))
     }
 
     #[test]
@@ -146,12 +146,12 @@ mod tests {
         let key = ProfileKey::new(Site::new("s"), User::new("u"));
         let user = key.hash64();
         let before = cache.stamp(user);
-        cache.put(user, key.clone(), record(2));
-        cache.fill(user, before, key.clone(), record(1));
-        assert_eq!(cache.get(&key), Some(record(2)));
+        cache.put(user, key.clone(), Some(record(2)));
+        cache.fill(user, before, key.clone(), Some(record(1)));
+        assert_eq!(cache.get(&key), Some(Some(record(2))));
         let now = cache.stamp(user);
         cache.forget(user, &key);
-        cache.fill(user, now, key.clone(), record(2));
+        cache.fill(user, now, key.clone(), Some(record(2)));
         assert_eq!(cache.get(&key), None);
         cache.fill(user, cache.stamp(user), key.clone(), None);
         assert_eq!(cache.get(&key), Some(None));
@@ -162,7 +162,7 @@ mod tests {
         let cache = ProfileCache::new(1 << 20);
         for n in 0..20_000 {
             let key = ProfileKey::new(Site::new("s"), User::new(format!("user-{n}")));
-            cache.put(key.hash64(), key, record(1));
+            cache.put(key.hash64(), key, Some(record(1)));
         }
         assert!(cache.bytes() <= 1 << 20, "{}", cache.bytes());
     }

@@ -58,15 +58,15 @@ impl EntrySource {
 
     /// The entry. Blocks on the disk unless it is hot.
     pub fn fetch(&self, entry: &EntryRef) -> Result<Stamped, String> {
-        if let Some(hot) = &entry.hot {
-            if let Some(accepted_at) = hot.accepted_at.get() {
-                return Ok(Stamped {
-                    position: Position { node: self.node, number: entry.position },
-                    accepted_at: *accepted_at,
-                    batch: self.current,
-                    entry: Arc::clone(&hot.entry),
-                });
-            }
+        if let Some(hot) = &entry.hot
+            && let Some(accepted_at) = hot.accepted_at.get()
+        {
+            return Ok(Stamped {
+                position: Position { node: self.node, number: entry.position },
+                accepted_at: *accepted_at,
+                batch: self.current,
+                entry: Arc::clone(&hot.entry),
+            });
         }
         let stored = self.reader.read(entry.position, entry.offset).map_err(|error| error.to_string())?;
         let content = codec::decode_entry(&stored.payload).map_err(|error| error.to_string())?;

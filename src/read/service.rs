@@ -65,6 +65,7 @@ struct Wanted {
     user: u64,
     pending: PendingOf,
     /// `None`: it must be loaded.
+    #[expect(clippy::option_option, reason = "a profile that is known not to exist needs no load")]
     stored: Option<Option<Arc<Record>>>,
 }
 

@@ -224,10 +224,10 @@ impl Lane {
     pub fn put_back(&mut self, positions: impl IntoIterator<Item = u64>) {
         for position in positions {
             let at = self.index_of(position);
-            if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
-                if slot.state == State::Taken {
-                    slot.state = State::Waiting;
-                }
+            if let Some(slot) = at.and_then(|at| self.slots.get_mut(at))
+                && slot.state == State::Taken
+            {
+                slot.state = State::Waiting;
             }
         }
         self.look_again();
@@ -326,16 +326,13 @@ impl Lane {
     fn extend_chain(&mut self, user: u64, last: u32) -> u32 {
         let (slots, first) = (&self.slots, self.first as u32);
         let user_at = |low: u32| slots.get(low.wrapping_sub(first) as usize).map_or(0, |slot| slot.user);
-        match self.users.find_mut(user, |chain| user_at(chain.last) == user) {
-            Some(chain) => {
-                let back = last.wrapping_sub(chain.last);
-                *chain = Chain { last, count: chain.count + 1 };
-                back
-            }
-            None => {
-                self.users.insert_unique(user, Chain { last, count: 1 }, |chain| user_at(chain.last));
-                0
-            }
+        if let Some(chain) = self.users.find_mut(user, |chain| user_at(chain.last) == user) {
+            let back = last.wrapping_sub(chain.last);
+            *chain = Chain { last, count: chain.count + 1 };
+            back
+        } else {
+            self.users.insert_unique(user, Chain { last, count: 1 }, |chain| user_at(chain.last));
+            0
         }
     }
 

@@ -106,18 +106,18 @@ impl Replay<'_> {
         let entry = codec::decode_entry(&stored.payload).map_err(malformed)?;
         let site = self.sites.restore(&entry.site);
         declare(&site, &entry, stored.accepted_at);
-        if let Command::Write(write) = &entry.command {
-            if let Some(id) = write.request_id.as_deref() {
-                let key = RequestKey::new(&entry.site, id);
-                let payload = hash::payload_hash(write);
-                if waits {
-                    self.requests.restore(key, payload, Arc::new(Ticket::durable_at(position)));
-                    replayed.request_ids += 1;
-                } else {
-                    let end = self.end_of(&entry.site, position);
-                    self.requests.end(key, payload, Verdict { position, end }, self.now);
-                    replayed.request_ids += 1;
-                }
+        if let Command::Write(write) = &entry.command
+            && let Some(id) = write.request_id.as_deref()
+        {
+            let key = RequestKey::new(&entry.site, id);
+            let payload = hash::payload_hash(write);
+            if waits {
+                self.requests.restore(key, payload, Arc::new(Ticket::durable_at(position)));
+                replayed.request_ids += 1;
+            } else {
+                let end = self.end_of(&entry.site, position);
+                self.requests.end(key, payload, Verdict { position, end }, self.now);
+                replayed.request_ids += 1;
             }
         }
         if !waits {

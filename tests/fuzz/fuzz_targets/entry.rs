@@ -17,7 +17,10 @@ fuzz_target!(|bytes: &[u8]| {
     // Compared as bytes: a NaN, which acceptance refuses, is not equal to itself.
     let written = codec::encode_entry(&entry);
     assert_eq!(codec::decode_entry(&written).map(|again| codec::encode_entry(&again)), Ok(written));
+    let head = codec::peek_entry(bytes).expect("what decodes has a head");
+    assert_eq!(head.site, entry.site.as_str());
     let Command::Write(write) = entry.command else { return };
+    assert_eq!(head.request_id, write.request_id.as_deref());
     if validate_write(&write, &Limits::default(), NOW).is_err() {
         return;
     }

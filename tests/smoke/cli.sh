@@ -132,4 +132,6 @@ expect "a second server says why" "'another process' in text or 'in use' in text
 
 stop_server
 cli 75 identify acme u1 plan=pro --no-retry
+out=$("$binary" journal check --data-dir "$work/data" 2>&1) || fail "journal check: $out"
+expect "the journal is sound" "'sound' in text"
 passed "the command line"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::fs::{FaultyFs, Fs as _, RealFs, Survivors};
-use super::super::manifest::MANIFEST;
+use super::super::manifest::{MANIFEST, Manifest};
 use super::super::{Journal, JournalOptions, OpenError};
 use super::support::*;
 use crate::clock::{Clock, ManualClock};
@@ -90,6 +90,18 @@ fn a_missing_or_old_manifest_is_refused() {
     drop(log);
     fs.set_content(&manifest, old);
     assert!(matches!(open(&fs), Err(OpenError::Damaged { .. })));
+}
+
+#[test]
+fn numbers_that_no_journal_reaches_are_damage() {
+    let spoilers: [fn(&mut Manifest); 2] = [|m| m.next_position = u64::MAX, |m| m.next_segment = u64::MAX];
+    for spoil in spoilers {
+        let fs = three_segments();
+        let mut manifest = Manifest::load(&fs, Path::new(DIR)).unwrap().unwrap();
+        spoil(&mut manifest);
+        manifest.store(&fs, Path::new(DIR)).unwrap();
+        assert!(refusal(&fs).contains("no journal reaches"));
+    }
 }
 
 #[test]

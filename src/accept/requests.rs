@@ -175,3 +175,83 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Notes, Refusal};
+
+    const WINDOW: Duration = Duration::from_mins(10);
+
+    fn key(n: u32) -> RequestKey {
+        RequestKey::new(&Site::new("s"), &n.to_string())
+    }
+
+    fn at(seconds: u64) -> EventTime {
+        EventTime::MIN.plus(Duration::from_secs(seconds))
+    }
+
+    fn verdict(position: u64) -> Verdict {
+        Verdict { position, end: End::Applied { version: 4, notes: Notes::default() } }
+    }
+
+    fn admit(requests: &Requests, n: u32, payload: u64, now: EventTime) -> Seen {
+        requests.admit(key(n), payload, &Arc::default(), now)
+    }
+
+    #[test]
+    fn an_id_is_known_from_acceptance_until_its_window_has_passed() {
+        let requests = Requests::new(1000, WINDOW);
+        let ticket = Arc::default();
+        assert!(matches!(requests.admit(key(1), 7, &ticket, at(0)), Seen::New));
+        let Seen::Waiting(found) = admit(&requests, 1, 7, at(9000)) else { panic!("it waits, however long") };
+        assert!(Arc::ptr_eq(&found, &ticket));
+        assert!(matches!(admit(&requests, 1, 8, at(9000)), Seen::Reused));
+        let told = requests.end(key(1), 7, verdict(3), at(9000)).unwrap();
+        assert!(Arc::ptr_eq(&told, &ticket));
+        let Seen::Done(done) = admit(&requests, 1, 7, at(9599)) else { panic!("it is done") };
+        assert_eq!((done.position, done.version()), (3, Some(4)));
+        assert!(matches!(admit(&requests, 1, 8, at(9599)), Seen::Reused));
+        assert!(matches!(admit(&requests, 1, 8, at(9600)), Seen::New));
+        assert!(requests.end(key(2), 7, verdict(4), at(9600)).is_none());
+    }
+
+    #[test]
+    fn what_was_not_accepted_is_forgotten() {
+        let requests = Requests::new(1000, WINDOW);
+        assert!(matches!(admit(&requests, 1, 7, at(0)), Seen::New));
+        requests.withdraw(key(1));
+        assert!(requests.is_empty());
+        assert!(matches!(admit(&requests, 1, 8, at(0)), Seen::New));
+        requests.restore(key(2), 7, Arc::default());
+        assert!(matches!(admit(&requests, 2, 7, at(0)), Seen::Waiting(_)));
+    }
+
+    #[test]
+    fn the_same_id_on_two_sites_is_two() {
+        assert_ne!(RequestKey::new(&Site::new("a"), "r"), RequestKey::new(&Site::new("b"), "r"));
+    }
+
+    #[test]
+    fn ids_that_are_done_are_bounded_and_those_that_wait_are_kept() {
+        const CAPACITY: usize = SHARDS * 4;
+        let requests = Requests::new(CAPACITY, WINDOW);
+        for n in 0..1000 {
+            assert!(matches!(admit(&requests, n, 7, at(0)), Seen::New));
+        }
+        for n in 1000..20_000 {
+            admit(&requests, n, 7, at(0));
+            requests.end(key(n), 7, verdict(1), at(0));
+        }
+        assert!(requests.len() <= 1000 + CAPACITY, "{}", requests.len());
+        assert!((0..1000).all(|n| matches!(admit(&requests, n, 7, at(0)), Seen::Waiting(_))));
+    }
+
+    #[test]
+    fn a_verdict_knows_its_version() {
+        let of = |end| Verdict { position: 1, end }.version();
+        assert_eq!(of(End::Duplicate { version: 2 }), Some(2));
+        assert_eq!(of(End::Unchanged { version: None, notes: Notes::default() }), None);
+        assert_eq!(of(End::Refused(Refusal::ProfileTooLarge)), None);
+    }
+}

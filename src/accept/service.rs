@@ -408,6 +408,10 @@ impl Waiting {
                     notes: self.notes,
                 })
             }
+            // The applier may be faster than this caller, who asked for no more than that it is kept.
+            Some(Heard::Ended(verdict)) if self.journaled && !self.joined => {
+                self.hear(Some(Heard::Durable(verdict.position)))
+            }
             Some(Heard::Ended(verdict)) => {
                 let joined = self.joined;
                 self.receipt(verdict, joined)

@@ -70,7 +70,8 @@ struct Waiter {
     tell: oneshot::Sender<Heard>,
 }
 
-/// How many callers may wait for one entry; more are turned away.
+/// How many callers may wait for one entry. Further ones hear at once that it is durable; or, before it is,
+/// that it is not known whether it will be.
 const MAX_WAITERS: usize = 64;
 
 impl Ticket {
@@ -83,10 +84,17 @@ impl Ticket {
     pub fn wait(&self, durable_is_enough: bool) -> oneshot::Receiver<Heard> {
         let (tell, heard) = oneshot::channel();
         let mut state = self.0.lock();
+        if state.waiting.len() >= MAX_WAITERS {
+            // Those that have had their answer otherwise, or have gone.
+            state.waiting.retain(|waiter| !waiter.tell.is_closed());
+        }
+        let full = state.waiting.len() >= MAX_WAITERS;
         let now = match &state.end {
             Some(end) => Some(end.clone()),
-            None if durable_is_enough && state.position != 0 => Some(Heard::Durable(state.position)),
-            None if state.waiting.len() >= MAX_WAITERS => Some(Heard::Failed(WriteError::Overloaded)),
+            None if (durable_is_enough || full) && state.position != 0 => {
+                Some(Heard::Durable(state.position))
+            }
+            None if full => Some(Heard::Failed(WriteError::AcceptanceUnknown)),
             None => None,
         };
         match now {
@@ -128,5 +136,59 @@ impl Ticket {
             drop(waiter.tell.send(heard.clone()));
         }
         state.end = Some(heard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(mut receiver: oneshot::Receiver<Heard>) -> Option<Heard> {
+        receiver.try_recv().ok()
+    }
+
+    fn verdict(position: u64) -> Verdict {
+        Verdict { position, end: End::Applied { version: 1, notes: Notes::default() } }
+    }
+
+    #[test]
+    fn each_hears_what_it_waits_for() {
+        let ticket = Ticket::default();
+        let (durable, ended, gone) = (ticket.wait(true), ticket.wait(false), ticket.wait(false));
+        drop(gone);
+        ticket.durable(7);
+        assert_eq!(heard(durable), Some(Heard::Durable(7)));
+        assert_eq!(heard(ticket.wait(true)), Some(Heard::Durable(7)));
+        ticket.end(verdict(7));
+        assert_eq!(heard(ended), Some(Heard::Ended(verdict(7))));
+        assert_eq!(heard(ticket.wait(true)), Some(Heard::Ended(verdict(7))));
+        assert_eq!(heard(Ticket::durable_at(9).wait(true)), Some(Heard::Durable(9)));
+    }
+
+    #[test]
+    fn a_failure_is_heard_by_all_also_later() {
+        let ticket = Ticket::default();
+        let waiting = ticket.wait(false);
+        ticket.fail(WriteError::JournalStalled);
+        for receiver in [waiting, ticket.wait(true)] {
+            assert_eq!(heard(receiver), Some(Heard::Failed(WriteError::JournalStalled)));
+        }
+    }
+
+    #[test]
+    fn those_that_gave_up_take_no_place() {
+        let ticket = Ticket::durable_at(7);
+        for _ in 0..10 * MAX_WAITERS {
+            assert_eq!(heard(ticket.wait(false)), None);
+        }
+        let patient: Vec<_> = (0..MAX_WAITERS).map(|_| ticket.wait(false)).collect();
+        // The entry is kept: one more must not hear anything else.
+        assert_eq!(heard(ticket.wait(false)), Some(Heard::Durable(7)));
+        ticket.end(verdict(7));
+        assert!(patient.into_iter().all(|receiver| heard(receiver) == Some(Heard::Ended(verdict(7)))));
+
+        let ticket = Ticket::default();
+        let _patient: Vec<_> = (0..MAX_WAITERS).map(|_| ticket.wait(false)).collect();
+        assert_eq!(heard(ticket.wait(false)), Some(Heard::Failed(WriteError::AcceptanceUnknown)));
     }
 }

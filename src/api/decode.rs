@@ -114,6 +114,9 @@ impl Decoder {
             let path = format!("attribute_occurred_at[{name:?}]");
             return Err(Failure::invalid(path, "names an attribute that is not in attributes"));
         }
+        if changes.is_empty() {
+            return Err(Failure::invalid("attributes", "there must be at least one"));
+        }
         let from_map = changes.len();
         let write = Write {
             user: User::new(record.user),
@@ -122,7 +125,7 @@ impl Decoder {
             if_version: None,
             kind: ChangeKind::Identify(changes),
         };
-        validate_request(&write, &self.limits, self.clock.now(), from_map)?;
+        validate_request(&write, &self.limits, self.clock.now(), from_map).map_err(of_record)?;
         Ok(WriteRequest {
             site: site.clone(),
             write,
@@ -156,6 +159,15 @@ impl Decoder {
         validate_user(&user, &self.limits)?;
         Ok(User::new(user))
     }
+}
+
+/// An import says the times of its attributes in a map of their own.
+fn of_record(mut error: FieldError) -> FieldError {
+    let name = error.field.strip_prefix("attributes").and_then(|rest| rest.strip_suffix(".occurred_at"));
+    if let Some(name) = name {
+        error.field = format!("attribute_occurred_at{name}");
+    }
+    error
 }
 
 /// The place of a write.

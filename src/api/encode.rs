@@ -45,7 +45,19 @@ fn position(position: Position) -> proto::Position {
 
 /// A profile with what waits for it; none where there is none.
 pub fn profile(site: &Site, user: &User, view: &ProfileView, times: bool) -> Option<proto::Profile> {
-    let profile = view.live()?;
+    let pending = (view.pending > 0).then(|| proto::PendingWrites {
+        count: u32::try_from(view.pending).unwrap_or(u32::MAX),
+        overlaid: view.overlaid,
+    });
+    let Some(profile) = view.live() else {
+        // With more waiting than is laid on top it cannot be said that there is nobody.
+        return (!view.overlaid).then(|| proto::Profile {
+            site: site.as_str().to_owned(),
+            user: user.as_str().to_owned(),
+            pending,
+            ..Default::default()
+        });
+    };
     let attributes = profile.attributes.iter();
     let occurred_at = if times {
         attributes.clone().map(|a| (a.name.to_string(), event_time(a.occurred_at))).collect()
@@ -60,10 +72,7 @@ pub fn profile(site: &Site, user: &User, view: &ProfileView, times: bool) -> Opt
         version: profile.version,
         created_at: Some(event_time(profile.created_at)),
         updated_at: Some(event_time(profile.updated_at)),
-        pending: (view.pending > 0).then(|| proto::PendingWrites {
-            count: u32::try_from(view.pending).unwrap_or(u32::MAX),
-            overlaid: view.overlaid,
-        }),
+        pending,
     })
 }
 
@@ -168,6 +177,10 @@ mod tests {
         assert!(profile(&site, &user, &view, false).unwrap().occurred_at.is_empty());
         let nobody = ProfileView { profile: None, pending: 0, overlaid: true };
         assert_eq!(profile(&site, &user, &nobody, true), None);
+        let unseen = ProfileView { pending: 129, overlaid: false, ..nobody };
+        let told = profile(&site, &user, &unseen, true).unwrap();
+        assert_eq!((told.user.as_str(), told.version), ("u1", 0));
+        assert_eq!(told.pending, Some(proto::PendingWrites { count: 129, overlaid: false }));
     }
 
     #[test]

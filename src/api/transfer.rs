@@ -47,7 +47,7 @@ pub(super) fn export(
     let after = match token {
         "" => None,
         token => {
-            let cursor = from_hex(token);
+            let cursor = from_hex(token).filter(|cursor| cursor.is_in(&site));
             Some(cursor.ok_or_else(|| Failure::invalid("resume_token", "was not given out by an export"))?)
         }
     };

@@ -42,6 +42,8 @@ pub struct Core {
     pub refused: Arc<RefusedList>,
     /// The store.
     pub store: Arc<SledStore>,
+    /// The same with the layers around it: what everybody calls.
+    pub calls: Arc<dyn Store>,
     /// What the start found.
     pub replayed: Replayed,
     /// Whether the store is still being filled.
@@ -57,6 +59,16 @@ type Ready = (UnboundedSender<Arc<SiteState>>, UnboundedReceiver<Arc<SiteState>>
 impl Core {
     /// Opens everything under the configured directories and takes up where the last process ended. Blocks.
     pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        Self::open_with(config, clock, |store| store)
+    }
+
+    /// As [`open`](Self::open), with a layer around the store: all loads, commits and scans go through what
+    /// `wrap` makes of it.
+    pub fn open_with(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        wrap: impl FnOnce(Arc<SledStore>) -> Arc<dyn Store>,
+    ) -> Result<Self, StartError> {
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
         let opened =
             Journal::<Arc<Pending>>::open(journal_options(config), Arc::new(RealFs), Arc::clone(&clock))?;
@@ -69,6 +81,7 @@ impl Core {
         })?;
         let (store, low_water) = (found.store, found.low_water);
         report(&opened, found.distrust);
+        let calls = wrap(Arc::clone(&store));
         let sites = Arc::new(Sites::new(config.limits.sites as usize));
         let requests = Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
         let refused = Arc::new(RefusedList::default());
@@ -113,7 +126,8 @@ impl Core {
             clock: Arc::clone(&clock),
             turns: config.applier.outstanding as usize,
             turn_entries: config.applier.commit_entries as usize,
-            store: StoreService::new(Arc::clone(&store) as Arc<dyn Store>),
+            store: StoreService::new(Arc::clone(&calls)),
+            last_turns: config.server.drain_timeout.0,
         };
         let (stop, stopping) = watch::channel(false);
         let applier = start_applier(applier, ready, stopping.clone())?;
@@ -153,6 +167,7 @@ impl Core {
             read,
             refused,
             store,
+            calls,
             rebuild,
             replayed,
             generations,
@@ -173,7 +188,7 @@ impl Core {
     }
 
     fn store_service(&self) -> StoreService {
-        StoreService::new(Arc::clone(&self.store) as Arc<dyn Store>)
+        StoreService::new(Arc::clone(&self.calls))
     }
 
     /// Accepts nothing more, writes out what was accepted, and closes the store. What waits is applied after
@@ -188,7 +203,11 @@ impl Core {
                 tracing::error!(name, "a thread panicked");
             }
         }
-        self.generations.close_clean(&self.store, self.progress.low_water(), limit)?;
+        let low_water = self.progress.low_water();
+        if !self.store.is_damaged() && self.rebuild.is_finished_at(&low_water) {
+            self.generations.set_complete();
+        }
+        self.generations.close_clean(&self.store, low_water, limit)?;
         journal.map_err(StartError::JournalClose)
     }
 }

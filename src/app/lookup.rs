@@ -41,7 +41,7 @@ impl NodeLookup {
             refused: Arc::clone(&core.refused),
             reader: core.shared.journal.reader(),
             reads,
-            store: Arc::clone(&core.store) as Arc<dyn Store>,
+            store: Arc::clone(&core.calls),
             rebuild: Arc::clone(&core.rebuild),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::refused::RefusedList;
 use crate::accept::End;
+use crate::command::WriteState;
 use crate::model::evaluate::{Evaluation, evaluate};
 use crate::model::{ChangeKind, Command, ProfileKey, Record, Refusal, User, Write, hash};
 use crate::read::Stamped;
@@ -144,9 +145,13 @@ impl Turn {
                 End::Unchanged { version, notes }
             }
             Evaluation::Duplicate { version } => End::Duplicate { version },
-            Evaluation::AlreadyApplied => End::Applied {
-                version: version_made_by(write, course.now.as_deref()),
-                notes: Default::default(),
+            // A replay. It may have been refused then, and a later one applied.
+            Evaluation::AlreadyApplied => match refused.state(&site.site, stamped.position.number) {
+                Some(WriteState::Refused { reason, .. }) => End::Refused(reason),
+                _ => End::Applied {
+                    version: version_made_by(write, course.now.as_deref()),
+                    notes: Default::default(),
+                },
             },
             Evaluation::Refused(reason) => {
                 self.commit.refused.push(RefusedRecord {
@@ -178,3 +183,6 @@ fn version_made_by(write: &Write, record: Option<&Record>) -> u64 {
     let id = write.request_id.as_deref().map(hash::request_hash);
     record.recent().iter().find(|known| Some(known.id) == id).map_or(record.version(), |known| known.version)
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,9 @@ pub struct Applier<S> {
     pub turn_entries: usize,
     /// Loads and commits, through whatever layers there are.
     pub store: S,
+    /// How long turns under way may still take when it is to stop. What they do not finish waits for the
+    /// next start.
+    pub last_turns: Duration,
 }
 
 struct Running<S> {
@@ -166,8 +169,13 @@ where
                 }
             });
         }
-        // All turns ended: all permits are back.
-        drop(turns.acquire_many(limit as u32).await);
+        // All turns have ended when all permits are back. A store that hangs must not keep us for ever.
+        let all = turns.acquire_many(limit as u32);
+        if tokio::time::timeout(running.applier.last_turns, all).await.is_err() {
+            tracing::warn!(
+                "the store did not answer in time; what it has in hand is applied after the next start"
+            );
+        }
     }
 }
 

@@ -103,3 +103,82 @@ impl Trouble {
 fn pause_after(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_backs_off_up_to_a_bound() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        assert!(!trouble.one_user());
+        let pauses: Vec<u128> = (0..9).map(|_| trouble.failed(&[1, 2], 0, now).0.as_millis()).collect();
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert!(trouble.one_user());
+        assert!(trouble.succeeded([1, 2]));
+        assert_eq!(trouble.failed(&[1, 2], 0, now).0, FIRST_PAUSE);
+        for _ in 0..100 {
+            assert!(trouble.failed(&[1], 0, now).0 <= LONGEST_PAUSE);
+        }
+    }
+
+    #[test]
+    fn only_a_user_that_fails_alone_while_others_succeed_is_parked() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        // The whole store is sick: nobody is to blame.
+        for _ in 0..20 {
+            assert_eq!(trouble.failed(&[1], 5, now).1, None);
+        }
+        assert_eq!(trouble.failed(&[1], 6, now).1, Some(1));
+        trouble.forget(1);
+        for successes in 7..11 {
+            assert_eq!(trouble.failed(&[1], successes, now).1, None);
+        }
+        assert_eq!(trouble.failed(&[1], 11, now).1, Some(1));
+        // Of several in a turn it cannot be told who it was.
+        for successes in 0..20 {
+            assert_eq!(trouble.failed(&[1, 2], successes, now).1, None);
+        }
+    }
+
+    #[test]
+    fn a_user_that_failed_waits_its_time() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.failed(&[1], 0, now);
+        assert!(trouble.holds_back(1, now) && !trouble.holds_back(2, now));
+        let due = trouble.next_due(now).unwrap();
+        assert_eq!(due, FIRST_PAUSE * 2);
+        assert!(!trouble.holds_back(1, now + due));
+        assert_eq!(trouble.next_due(now + due * 2), Some(Duration::ZERO));
+        assert!(!trouble.succeeded([2]));
+        assert!(trouble.succeeded([1]));
+        assert_eq!(trouble.next_due(now), None);
+    }
+
+    #[test]
+    fn the_users_that_are_watched_are_bounded() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        for user in 0..5000 {
+            trouble.failed(&[user], user, now);
+        }
+        assert_eq!(trouble.users.len(), WATCHED);
+    }
+
+    #[test]
+    fn one_timer_at_a_time() {
+        let mut trouble = Trouble::default();
+        assert!(trouble.set_timer() && !trouble.set_timer());
+        trouble.timer_done();
+        assert!(trouble.set_timer());
+    }
+
+    #[test]
+    fn ever_fewer_lines_are_logged() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        let lines = (0..1000).filter(|_| {
+            trouble.failed(&[1, 2], 0, now);
+            trouble.worth_a_line()
+        });
+        assert_eq!(lines.count(), 10);
+    }
+}

@@ -378,3 +378,6 @@ impl Lane {
         *self = anew;
     }
 }
+
+#[cfg(test)]
+mod tests;

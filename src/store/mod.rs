@@ -201,6 +201,11 @@ impl RecordCursor {
         cursor.extend_from_slice(&keys::in_site(site.as_str(), &[]));
         Self(cursor)
     }
+
+    /// Whether it stands among the profiles of `site`.
+    pub fn is_in(&self, site: &Site) -> bool {
+        self.0.starts_with(&Self::before_site(site).0)
+    }
 }
 
 /// A part of all records.

@@ -79,12 +79,12 @@ impl Lookup for Nothing {
     /// Two pages without profiles.
     fn export(
         &self,
-        _: Site,
+        site: Site,
         after: Option<RecordCursor>,
         _: usize,
         _: std::time::Instant,
     ) -> LookupFuture<ExportPage> {
-        let next = after.is_none().then(|| RecordCursor(vec![0xab, 0x01]));
+        let next = after.is_none().then(|| RecordCursor::before_site(&site));
         Box::pin(ready(Ok(ExportPage { profiles: Vec::<(User, ProfileView)>::new(), next })))
     }
 }

@@ -90,11 +90,16 @@ impl Sink<Arc<Pending>> for JournalSink {
             let pending = done.ticket;
             // Set once, here: an entry becomes durable once.
             let _first = pending.accepted_at.set(done.accepted_at);
-            if pending.site.lane.lock().settle(done.position, done.offset, keep) {
+            // Under the lane's lock: whoever waits for durability hears of it before the applier takes the entry,
+            // and a read that follows the answer finds the entry in the lane.
+            let mut lane = pending.site.lane.lock();
+            let schedule = lane.settle(done.position, done.offset, keep);
+            pending.ticket.durable(done.position);
+            drop(lane);
+            if schedule {
                 // The applier outlives the journal; without it there is nobody to wake.
                 drop(self.ready.send(Arc::clone(&pending.site)));
             }
-            pending.ticket.durable(done.position);
         }
         if let Some(last) = last {
             self.settled.store(last, Ordering::Release);

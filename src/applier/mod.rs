@@ -232,10 +232,16 @@ where
     async fn turn(&self, site: &Arc<SiteState>) -> Pause {
         let lane_id = lane_id(site);
         let taken = {
-            let troubles = self.troubles.borrow();
-            let trouble = troubles.get(&lane_id);
+            let mut troubles = self.troubles.borrow_mut();
+            let mut trouble = troubles.get_mut(&lane_id);
             let now = Instant::now();
-            site.lane.lock().take(self.applier.turn_entries, trouble.is_some_and(Trouble::one_user), |user| {
+            let due = trouble.as_mut().is_some_and(|trouble| trouble.has_become_due(now));
+            let trouble = trouble.as_deref();
+            let mut lane = site.lane.lock();
+            if due {
+                lane.look_again();
+            }
+            lane.take(self.applier.turn_entries, trouble.is_some_and(Trouble::one_user), |user| {
                 trouble.is_some_and(|trouble| trouble.holds_back(user, now))
             })
         };

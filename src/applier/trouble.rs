@@ -30,6 +30,8 @@ pub struct Trouble {
 struct Suspect {
     failures: u32,
     due: Instant,
+    /// Whether the lane has been told that it is due.
+    told: bool,
     /// Turns committed anywhere when it failed first.
     successes_then: u64,
 }
@@ -43,6 +45,17 @@ impl Trouble {
     /// Whether `user` failed lately and must wait its time.
     pub fn holds_back(&self, user: u64, now: Instant) -> bool {
         self.users.get(&user).is_some_and(|suspect| now < suspect.due)
+    }
+
+    /// Whether the time of a user that was held back has come since this was asked last: the lane, which has
+    /// passed over its entries, must look at them again.
+    pub fn has_become_due(&mut self, now: Instant) -> bool {
+        let mut news = false;
+        for suspect in self.users.values_mut().filter(|suspect| !suspect.told && suspect.due <= now) {
+            suspect.told = true;
+            news = true;
+        }
+        news
     }
 
     /// How long until the first user that is held back is due.
@@ -59,11 +72,16 @@ impl Trouble {
         if self.users.len() >= WATCHED && !self.users.contains_key(user) {
             return (pause, None);
         }
-        let suspect =
-            self.users.entry(*user).or_insert(Suspect { failures: 0, due: now, successes_then: successes });
+        let suspect = self.users.entry(*user).or_insert(Suspect {
+            failures: 0,
+            due: now,
+            told: false,
+            successes_then: successes,
+        });
         suspect.failures += 1;
         // Others get the next turns; this one waits longer than the lane does.
         suspect.due = now + pause_after(suspect.failures) * 2;
+        suspect.told = false;
         let park = suspect.failures >= PARK_AFTER && successes > suspect.successes_then;
         (pause, park.then_some(*user))
     }
@@ -139,6 +157,17 @@ mod tests {
         for successes in 0..20 {
             assert_eq!(trouble.failed(&[1, 2], successes, now).1, None);
         }
+    }
+
+    #[test]
+    fn a_lane_hears_once_of_each_time_that_comes() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.failed(&[1], 0, now);
+        assert!(!trouble.has_become_due(now));
+        let due = now + FIRST_PAUSE * 2;
+        assert!(trouble.has_become_due(due) && !trouble.has_become_due(due));
+        trouble.failed(&[1], 0, due);
+        assert!(!trouble.has_become_due(due) && trouble.has_become_due(due + LONGEST_PAUSE));
     }
 
     #[test]

@@ -127,6 +127,12 @@ impl Requests {
         now: EventTime,
     ) -> Option<Arc<Ticket>> {
         let mut shard = self.shard(key)?.lock();
+        // The id may have been used again after its window, and that use waits still.
+        if let Some(Known { state: State::Waiting(ticket), .. }) = shard.ids.get(&key)
+            && ticket.position() != verdict.position
+        {
+            return None;
+        }
         let before = shard.ids.insert(key, Known { payload, state: State::Done(verdict) });
         shard.done.push_back((now, key));
         shard.expire(now, self.window, self.capacity);

@@ -105,6 +105,11 @@ impl Ticket {
         heard
     }
 
+    /// Where the entry is; 0 until it is durable.
+    pub fn position(&self) -> u64 {
+        self.0.lock().position
+    }
+
     /// The entry is durable.
     pub fn durable(&self, position: u64) {
         let mut state = self.0.lock();

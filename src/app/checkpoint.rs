@@ -72,13 +72,14 @@ impl Checkpoints {
         }
         // Before the flush: it writes out at least what has been committed by now.
         let low_water = self.progress.low_water();
+        let finished = self.rebuild.is_finished();
         if low_water == *noted {
             return Ok(low_water);
         }
         let began = Instant::now();
         let flushed = self.store.flush().await?;
         metrics::histogram!(names::STORE_FLUSH_SECONDS).record(began.elapsed());
-        if !self.store.is_damaged() && self.rebuild.is_finished_at(&low_water) && self.rebuild.finish() {
+        if !self.store.is_damaged() && finished && self.rebuild.finish() {
             self.generations.set_complete();
             tracing::info!("the store has been filled from the journal");
         }

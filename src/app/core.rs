@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::journal::fs::RealFs;
 use crate::journal::{BatchSettings, Journal, JournalOptions, Opened};
+use crate::model::EventTime;
 use crate::model::evaluate::SEMANTICS;
 use crate::read::{EntrySource, ProfileCache, Read, ReadShared, Rebuild};
 use crate::sites::{SiteState, Sites};
@@ -85,7 +86,7 @@ impl Core {
         let sites = Arc::new(Sites::new(config.limits.sites as usize));
         let requests = Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
         let refused = Arc::new(RefusedList::default());
-        take_up_store(&store, &sites, &refused)?;
+        take_up_store(&store, &sites, &refused, clock.now())?;
 
         let ready: Ready = mpsc::unbounded_channel();
         let usage = Arc::new(Usage::default());
@@ -204,7 +205,7 @@ impl Core {
             }
         }
         let low_water = self.progress.low_water();
-        if !self.store.is_damaged() && self.rebuild.is_finished_at(&low_water) {
+        if !self.store.is_damaged() && self.rebuild.is_finished() {
             self.generations.set_complete();
         }
         self.generations.close_clean(&self.store, low_water, limit)?;
@@ -263,14 +264,19 @@ fn report(opened: &Opened, distrust: Option<Distrust>) {
 }
 
 /// The registry and the refused entries, as the store has them.
-fn take_up_store(store: &SledStore, sites: &Sites, refused: &RefusedList) -> Result<(), StartError> {
+fn take_up_store(
+    store: &SledStore,
+    sites: &Sites,
+    refused: &RefusedList,
+    now: EventTime,
+) -> Result<(), StartError> {
     for (site, info) in store.registry()? {
         let site = sites.restore(&site);
         let mut lane = site.lane.lock();
         site.change_registry(&mut lane, |registry| registry.restore(info));
     }
     for record in store.refused()? {
-        let bytes = refused.add(&record);
+        let bytes = refused.add(&record, now);
         sites.restore(&record.entry.site).refused_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
     Ok(())

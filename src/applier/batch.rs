@@ -38,6 +38,8 @@ impl Turn {
 struct Course {
     before: Option<Arc<Record>>,
     now: Option<Arc<Record>>,
+    /// Refused entries that a delete of this turn erases.
+    forget_refused: Vec<u64>,
     failing: bool,
 }
 
@@ -51,7 +53,11 @@ pub fn turn(
 ) -> Turn {
     let mut courses: HashMap<User, Course> = records
         .into_iter()
-        .map(|(user, record)| (user, Course { before: record.clone(), now: record, failing: false }))
+        .map(|(user, record)| {
+            let course =
+                Course { before: record.clone(), now: record, forget_refused: Vec::new(), failing: false };
+            (user, course)
+        })
         .collect();
     let mut turn = Turn {
         commit: SiteCommit {
@@ -87,11 +93,13 @@ pub fn turn(
         };
         turn.ends.push(end);
     }
+    turn.leave_out(entries, &courses);
     for (user, course) in courses {
         if course.failing {
             turn.failing.push(ProfileKey::new(site.site.clone(), user).hash64());
             continue;
         }
+        turn.commit.forget_refused.extend(course.forget_refused);
         match course.now {
             Some(after) if !course.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &after)) => {
                 turn.commit.profiles.push(ProfilePut { user, before: course.before, after });
@@ -103,6 +111,21 @@ pub fn turn(
 }
 
 impl Turn {
+    /// Nothing of a user on whom `evaluate` panicked is committed, so none of its entries has ended, those before
+    /// the panic included.
+    fn leave_out(&mut self, entries: &[Stamped], courses: &HashMap<User, Course>) {
+        let fails = |command: &Command| match command {
+            Command::Write(write) => courses.get(&write.user).is_some_and(|course| course.failing),
+            Command::SetAttributeState { .. } | Command::DiscardRefused { .. } => false,
+        };
+        for (stamped, end) in entries.iter().zip(&mut self.ends) {
+            if fails(&stamped.entry.command) {
+                *end = None;
+            }
+        }
+        self.commit.refused.retain(|record| !fails(&record.entry.command));
+    }
+
     fn write(
         &mut self,
         site: &SiteState,
@@ -133,14 +156,14 @@ impl Turn {
             Evaluation::Applied { record, notes } => {
                 let version = record.version();
                 if matches!(write.kind, ChangeKind::Delete) {
-                    self.erase_refused(site, write, stamped.position.number, refused);
+                    self.erase_refused(site, write, stamped.position.number, course, refused);
                 }
                 course.now = Some(Arc::new(record));
                 End::Applied { version, notes }
             }
             Evaluation::Unchanged { version, notes } => {
                 if matches!(write.kind, ChangeKind::Delete) {
-                    self.erase_refused(site, write, stamped.position.number, refused);
+                    self.erase_refused(site, write, stamped.position.number, course, refused);
                 }
                 End::Unchanged { version, notes }
             }
@@ -167,13 +190,20 @@ impl Turn {
     }
 
     /// A delete erases the user's refused entries too, those of this very turn included.
-    fn erase_refused(&mut self, site: &SiteState, write: &Write, position: u64, refused: &RefusedList) {
+    fn erase_refused(
+        &mut self,
+        site: &SiteState,
+        write: &Write,
+        position: u64,
+        course: &mut Course,
+        refused: &RefusedList,
+    ) {
         self.commit.refused.retain(|record| match &record.entry.command {
             Command::Write(other) => other.user != write.user,
             _ => true,
         });
         let user = ProfileKey::new(site.site.clone(), write.user.clone()).hash64();
-        self.commit.forget_refused.extend(refused.of_user(&site.site, user, position));
+        course.forget_refused.extend(refused.of_user(&site.site, user, position));
     }
 }
 

@@ -138,7 +138,13 @@ where
                 _ = stop.wait_for(|stop| *stop) => break,
                 site = ready.recv() => site,
             };
-            let (Some(site), Ok(permit)) = (site, Arc::clone(&turns).acquire_owned().await) else { break };
+            // All permits may be with turns that hang.
+            let permit = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                permit = Arc::clone(&turns).acquire_owned() => permit,
+            };
+            let (Some(site), Ok(permit)) = (site, permit) else { break };
             let (running, again, stop) = (Rc::clone(&running), again.clone(), stop.clone());
             tokio::task::spawn_local(async move {
                 let pause = running.turn(&site).await;
@@ -283,7 +289,6 @@ where
     }
 
     fn succeeded(&self, site: &Arc<SiteState>, lane_id: u64, taken: &[EntryRef]) {
-        self.successes.set(self.successes.get() + 1);
         self.set_stalled(site, false);
         let mut troubles = self.troubles.borrow_mut();
         if let Some(trouble) = troubles.get_mut(&lane_id)
@@ -315,7 +320,8 @@ where
             trouble.forget(user);
         }
         drop(troubles);
-        self.set_stalled(site, true);
+        // With its one sick user out of the way the lane goes on.
+        self.set_stalled(site, park.is_none());
         Pause::For(pause)
     }
 
@@ -345,6 +351,7 @@ where
                 }
                 error.to_string()
             })?;
+            self.successes.set(self.successes.get() + 1);
         }
         self.conclude(site, &entries, taken, turn.ends);
         Ok(turn.failing)
@@ -387,7 +394,11 @@ where
             done = &mut call => done?,
             () = tokio::time::sleep(SLOW_COMMIT) => {
                 self.set_stalled(site, true);
-                call.await?
+                let done = call.await;
+                if done.is_ok() {
+                    self.set_stalled(site, false);
+                }
+                done?
             }
         };
         for put in &commit.profiles {
@@ -395,7 +406,7 @@ where
             self.applier.cache.put(key.hash64(), key, Some(Arc::clone(&put.after)));
         }
         for record in &commit.refused {
-            let grown = self.applier.refused.add(record);
+            let grown = self.applier.refused.add(record, self.applier.clock.now());
             site.refused_bytes.fetch_add(grown, Ordering::Relaxed);
         }
         for position in &commit.forget_refused {

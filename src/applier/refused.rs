@@ -30,8 +30,8 @@ struct Summary {
 }
 
 impl RefusedList {
-    /// Takes a record in; answers the bytes by which the list has grown.
-    pub fn add(&self, record: &RefusedRecord) -> u64 {
+    /// Takes a record in at `now`; answers the bytes by which the list has grown.
+    pub fn add(&self, record: &RefusedRecord, now: EventTime) -> u64 {
         let bytes = codec::encode_entry(&record.entry).len() as u64;
         let summary = Summary {
             bytes,
@@ -43,7 +43,7 @@ impl RefusedList {
         let site = record.entry.site.clone();
         let mut state = self.0.write();
         if !record.listed {
-            state.unlisted.push_back((record.accepted_at, site.clone(), record.position));
+            state.unlisted.push_back((now, site.clone(), record.position));
         }
         let before = state.entries.insert((site, record.position), summary);
         bytes.saturating_sub(before.map_or(0, |before| before.bytes))
@@ -73,7 +73,7 @@ impl RefusedList {
             .collect()
     }
 
-    /// Takes out, by site, up to `limit` of those that only retries ask for and that were accepted before
+    /// Takes out, by site, up to `limit` of those that only retries ask for and that were taken in before
     /// `before`: they have served.
     pub fn outlived(&self, before: EventTime, limit: usize) -> BTreeMap<Site, Vec<u64>> {
         let mut state = self.0.write();

@@ -12,7 +12,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A user on whom the store fails so often, while it serves others, is parked.
+/// A user on whom the store fails so often, and serves others in between each time, is parked.
 const PARK_AFTER: u32 = 5;
 
 /// Users that are watched at once.
@@ -29,10 +29,12 @@ pub struct Trouble {
 #[derive(Debug)]
 struct Suspect {
     failures: u32,
+    /// Those of them between which the store has served others.
+    alone: u32,
     due: Instant,
     /// Whether the lane has been told that it is due.
     told: bool,
-    /// Turns committed anywhere when it failed first.
+    /// Turns committed anywhere when it failed last.
     successes_then: u64,
 }
 
@@ -74,6 +76,7 @@ impl Trouble {
         }
         let suspect = self.users.entry(*user).or_insert(Suspect {
             failures: 0,
+            alone: 0,
             due: now,
             told: false,
             successes_then: successes,
@@ -82,8 +85,10 @@ impl Trouble {
         // Others get the next turns; this one waits longer than the lane does.
         suspect.due = now + pause_after(suspect.failures) * 2;
         suspect.told = false;
-        let park = suspect.failures >= PARK_AFTER && successes > suspect.successes_then;
-        (pause, park.then_some(*user))
+        // One success in a long outage blames nobody.
+        suspect.alone += u32::from(successes > suspect.successes_then);
+        suspect.successes_then = successes;
+        (pause, (suspect.alone >= PARK_AFTER).then_some(*user))
     }
 
     /// A turn of `users` was committed. Answers whether there is nothing left to watch.
@@ -147,12 +152,19 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(trouble.failed(&[1], 5, now).1, None);
         }
-        assert_eq!(trouble.failed(&[1], 6, now).1, Some(1));
-        trouble.forget(1);
-        for successes in 7..11 {
+        // A single success in between does not change that.
+        for _ in 0..20 {
+            assert_eq!(trouble.failed(&[1], 6, now).1, None);
+        }
+        for successes in 7..10 {
             assert_eq!(trouble.failed(&[1], successes, now).1, None);
         }
-        assert_eq!(trouble.failed(&[1], 11, now).1, Some(1));
+        assert_eq!(trouble.failed(&[1], 10, now).1, Some(1));
+        trouble.forget(1);
+        for successes in 10..15 {
+            assert_eq!(trouble.failed(&[1], successes, now).1, None);
+        }
+        assert_eq!(trouble.failed(&[1], 15, now).1, Some(1));
         // Of several in a turn it cannot be told who it was.
         for successes in 0..20 {
             assert_eq!(trouble.failed(&[1, 2], successes, now).1, None);

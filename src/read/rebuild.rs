@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::command::ReadError;
-use crate::model::LowWater;
 use crate::sites::Sites;
 
 /// The filling of a store that was empty at start. While it goes on, reads by key are right all the same,
@@ -25,9 +24,12 @@ impl Rebuild {
         Self { sites, complete: AtomicBool::new(complete), end, total }
     }
 
-    /// Whether the applier has come past everything that was missing.
-    pub fn is_finished_at(&self, low_water: &LowWater) -> bool {
-        low_water.lagging.values().all(|first| *first > self.end)
+    /// Whether the applier has come past everything that was missing; what is parked apart.
+    pub fn is_finished(&self) -> bool {
+        self.sites.all().iter().all(|site| {
+            let first = site.lane.lock().low_water_of_active();
+            first.is_none_or(|first| first > self.end)
+        })
     }
 
     /// Notes the end of it; answers whether that is news.
@@ -41,17 +43,11 @@ impl Rebuild {
         if self.total == 0 || self.complete.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut waiting = 0;
-        let mut lacking = false;
-        for site in self.sites.all() {
-            let lane = site.lane.lock();
-            waiting += lane.waiting();
-            lacking |= lane.low_water().is_some_and(|first| first <= self.end);
-        }
         // All of it has been applied; only that is not noted yet.
-        if !lacking {
+        if self.is_finished() {
             return Ok(());
         }
+        let waiting: usize = self.sites.all().iter().map(|site| site.lane.lock().waiting()).sum();
         Err(ReadError::Rebuilding { done: self.total.saturating_sub(waiting as u64), total: self.total })
     }
 }

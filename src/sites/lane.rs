@@ -109,6 +109,12 @@ impl Lane {
         self.slots.iter().take(self.durable).find(|s| s.state != State::Done).map(|s| s.position)
     }
 
+    /// As [`Self::low_water`], but without the entries of parked users, which nobody waits for.
+    pub fn low_water_of_active(&self) -> Option<u64> {
+        let waits = |slot: &&Slot| slot.state != State::Done && !self.parked.contains(&slot.user);
+        self.slots.iter().take(self.durable).find(waits).map(|slot| slot.position)
+    }
+
     /// The position of the newest durable entry here; none if nothing durable is kept in memory.
     pub fn last_durable(&self) -> Option<u64> {
         self.durable.checked_sub(1).and_then(|at| self.slots.get(at)).map(|slot| slot.position)

@@ -193,11 +193,13 @@ impl Generations {
     /// Answers whether that is news. Blocks on two syncs.
     pub fn condemn(&self) -> std::io::Result<bool> {
         let mut note = self.note.lock();
-        if !std::mem::replace(&mut note.complete, false) {
+        if !note.complete {
             return Ok(false);
         }
-        note::write(&self.options.note_dir, &note)?;
-        note::write(&self.dir(note.generation), &note)?;
+        let condemned = Note { complete: false, ..note.clone() };
+        note::write(&self.options.note_dir, &condemned)?;
+        note::write(&self.dir(note.generation), &condemned)?;
+        *note = condemned;
         Ok(true)
     }
 

@@ -88,7 +88,7 @@ fn what_is_refused_is_kept_and_said_again() {
     assert!(turn.commit.refused[0].listed);
 
     // After a crash the record knows a later position: still it was refused.
-    refused.add(&turn.commit.refused[0]);
+    refused.add(&turn.commit.refused[0], EventTime::MIN);
     let record = Some(Arc::clone(&turn.commit.profiles[0].after));
     let again = evaluate_all(&entries, &[("a", record)], &refused);
     assert!(matches!(again.ends[0], Some(End::Refused(Refusal::ListTooLong { .. }))));
@@ -100,7 +100,7 @@ fn a_delete_takes_the_refused_entries_of_its_user_along() {
     let refused = RefusedList::default();
     let before = evaluate_all(&[too_long(1, "a"), too_long(2, "b")], &[("a", None), ("b", None)], &refused);
     for record in &before.commit.refused {
-        refused.add(record);
+        refused.add(record, EventTime::MIN);
     }
     let entries = [too_long(3, "a"), too_long(4, "b"), delete(5, "a")];
     let turn = evaluate_all(&entries, &[("a", None), ("b", None)], &refused);

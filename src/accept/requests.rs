@@ -208,11 +208,12 @@ mod tests {
     #[test]
     fn an_id_is_known_from_acceptance_until_its_window_has_passed() {
         let requests = Requests::new(1000, WINDOW);
-        let ticket = Arc::default();
+        let ticket = Arc::<Ticket>::default();
         assert!(matches!(requests.admit(key(1), 7, &ticket, at(0)), Seen::New));
         let Seen::Waiting(found) = admit(&requests, 1, 7, at(9000)) else { panic!("it waits, however long") };
         assert!(Arc::ptr_eq(&found, &ticket));
         assert!(matches!(admit(&requests, 1, 8, at(9000)), Seen::Reused));
+        ticket.durable(3);
         let told = requests.end(key(1), 7, verdict(3), at(9000)).unwrap();
         assert!(Arc::ptr_eq(&told, &ticket));
         let Seen::Done(done) = admit(&requests, 1, 7, at(9599)) else { panic!("it is done") };
@@ -220,6 +221,18 @@ mod tests {
         assert!(matches!(admit(&requests, 1, 8, at(9599)), Seen::Reused));
         assert!(matches!(admit(&requests, 1, 8, at(9600)), Seen::New));
         assert!(requests.end(key(2), 7, verdict(4), at(9600)).is_none());
+    }
+
+    #[test]
+    fn an_old_use_of_an_id_does_not_end_a_new_one() {
+        let requests = Requests::new(1000, WINDOW);
+        // A replay of the whole journal meets both uses of the id; the later one waits.
+        requests.restore(key(1), 7, Arc::new(Ticket::durable_at(1)));
+        requests.restore(key(1), 8, Arc::new(Ticket::durable_at(100)));
+        assert!(requests.end(key(1), 7, verdict(1), at(0)).is_none());
+        assert!(matches!(admit(&requests, 1, 8, at(0)), Seen::Waiting(_)));
+        assert!(requests.end(key(1), 8, verdict(100), at(0)).is_some());
+        assert!(matches!(admit(&requests, 1, 8, at(0)), Seen::Done(_)));
     }
 
     #[test]
@@ -246,7 +259,7 @@ mod tests {
             assert!(matches!(admit(&requests, n, 7, at(0)), Seen::New));
         }
         for n in 1000..20_000 {
-            admit(&requests, n, 7, at(0));
+            requests.admit(key(n), 7, &Arc::new(Ticket::durable_at(1)), at(0));
             requests.end(key(n), 7, verdict(1), at(0));
         }
         assert!(requests.len() <= 1000 + CAPACITY, "{}", requests.len());

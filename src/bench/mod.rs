@@ -18,6 +18,7 @@ pub mod plan;
 pub mod population;
 pub mod report;
 pub mod schedule;
+pub mod scrape;
 mod stream;
 pub mod workload;
 pub mod yardstick;

@@ -9,7 +9,9 @@ use clap::{Args, ValueEnum};
 
 use crate::bench::schedule::Schedule;
 use crate::bench::yardstick::{self, Kind};
-use crate::bench::{BenchError, Pace, Plan, Population, Shape, Workload, WriteKind, load, run as measure};
+use crate::bench::{
+    BenchError, Pace, Plan, Population, Shape, Workload, WriteKind, load, run as measure, scrape,
+};
 use crate::config::Span;
 use crate::proto::Wait;
 
@@ -28,6 +30,9 @@ pub struct BenchArgs {
     /// The server
     #[arg(value_parser = host_and_port, long, env = "STEADFAST_ADDR", default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     pub addr: String,
+    /// The server's operations listener: asked for the bytes of the attribute index when the run has ended
+    #[arg(long, value_parser = host_and_port, value_name = "HOST:PORT")]
+    pub operations: Option<String>,
     /// What is called
     #[arg(long, value_enum, default_value_t = Calls::Get)]
     pub workload: Calls,
@@ -167,11 +172,19 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         eprintln!("{report}\n");
     }
     let report = measure(&args.addr, &Arc::new(workload), &args.plan(), args.pid)?;
+    let index = args.operations.as_deref().map(scrape::index_bytes).transpose()?;
     if args.json {
-        let json = serde_json::to_string(&report).map_err(|error| BenchError::Setting(error.to_string()))?;
+        let failed = |error: serde_json::Error| BenchError::Setting(error.to_string());
+        let mut json = serde_json::to_value(&report).map_err(failed)?;
+        if let (Some(object), Some(bytes)) = (json.as_object_mut(), index) {
+            object.insert("index_bytes".to_owned(), bytes.into());
+        }
         println!("{json}");
     } else {
         println!("{report}");
+        if let Some(bytes) = index {
+            println!("  index       {} MiB", bytes >> 20);
+        }
     }
     Ok(())
 }

@@ -11,20 +11,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::ticket::{End, Ticket, Verdict};
-use crate::model::{EventTime, Site};
+use crate::model::{EventTime, Site, hash};
 
 const SHARDS: usize = 64;
 
-/// Site and request id, hashed to 128 bits: two ids in one table of a million collide with a chance
-/// below 10^-26.
+/// Site and request id, hashed to 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestKey(u128);
 
 impl RequestKey {
     /// The key of `request_id` on `site`.
     pub fn new(site: &Site, request_id: &str) -> Self {
-        let seed = xxhash_rust::xxh3::xxh3_64(site.as_str().as_bytes());
-        Self(xxhash_rust::xxh3::xxh3_128_with_seed(request_id.as_bytes(), seed))
+        Self(hash::site_request_hash(site, request_id))
     }
 
     fn shard(self) -> usize {

@@ -157,7 +157,7 @@ impl Shared {
         if conditional && request.wait == Wait::Journaled {
             return Err(WriteError::ConditionNeedsApplied);
         }
-        let site = self.sites.get_or_create(&request.site)?;
+        let site = self.sites.look(&request.site);
         let mut notes = Notes::default();
         if let ChangeKind::Identify(changes) = &mut request.write.kind {
             let registry = site.registry.load();
@@ -249,7 +249,7 @@ impl Shared {
         }
         let conditional = waiting.conditional;
         let entry = Entry { site: site.site.clone(), command: Command::Write(request.write) };
-        match self.submit(&site, user, entry, Arc::clone(&waiting.ticket), conditional) {
+        match self.submit(user, entry, Arc::clone(&waiting.ticket), conditional) {
             Ok(()) => Ok(waiting),
             Err(error) => {
                 if let Some(id) = id {
@@ -264,7 +264,6 @@ impl Shared {
     /// Registers an entry and hands it to the journal, in one step under the lane's lock.
     pub fn submit(
         &self,
-        site: &Arc<SiteState>,
         user: u64,
         entry: Entry,
         ticket: Arc<Ticket>,
@@ -272,6 +271,8 @@ impl Shared {
     ) -> Result<(), WriteError> {
         let payload = codec::encode_entry(&entry);
         let bytes = payload.len() as u32 + ENTRY_OVERHEAD;
+        // What is refused before this leaves no trace of its site.
+        let site = &self.sites.get_or_create(&entry.site)?;
         let pending = Arc::new(Pending {
             site: Arc::clone(site),
             user,

@@ -66,6 +66,11 @@ impl Sites {
         self.sites.read().get(site).cloned()
     }
 
+    /// The site as writes see it before they are accepted: one that nobody has heard of is empty.
+    pub fn look(&self, site: &Site) -> Arc<SiteState> {
+        self.get(site).unwrap_or_else(|| Arc::new(SiteState::new(site.clone())))
+    }
+
     /// The site, new if need be.
     pub fn get_or_create(&self, site: &Site) -> Result<Arc<SiteState>, WriteError> {
         if let Some(found) = self.get(site) {

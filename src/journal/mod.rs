@@ -49,7 +49,7 @@ pub mod check;
 mod committer;
 pub mod error;
 pub mod format;
-pub mod fs;
+pub use crate::fs;
 mod handle;
 mod log;
 mod manifest;

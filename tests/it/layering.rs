@@ -13,7 +13,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("config", &[]),
     ("breaker", &["metrics"]),
-    ("journal", &["model", "clock", "metrics"]),
+    ("fs", &[]),
+    ("journal", &["model", "clock", "metrics", "fs"]),
     ("store", &["model", "clock", "metrics"]),
     // The commands speak of what stores and journals hold.
     ("command", &["model", "store"]),

@@ -19,4 +19,5 @@ pub mod proto;
 pub mod read;
 pub mod serve;
 pub mod sites;
+pub mod snapshot;
 pub mod store;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::model::{Entry, EventTime};
 use crate::sites::SiteState;
 
-pub use requests::{RequestKey, Requests, Seen};
+pub use requests::{DoneId, RequestKey, Requests, Seen};
 pub use service::{Accept, AcceptOptions, ENTRY_OVERHEAD, Shared, Usage};
 pub use sink::{BatchStamp, HotMemory, HotShare, JournalSink};
 pub use ticket::{End, Heard, Ticket, Verdict};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::ticket::{End, Ticket, Verdict};
 use crate::model::{EventTime, Site, hash};
@@ -16,7 +17,7 @@ use crate::model::{EventTime, Site, hash};
 const SHARDS: usize = 64;
 
 /// Site and request id, hashed to 128 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RequestKey(u128);
 
 impl RequestKey {
@@ -54,7 +55,20 @@ struct Known {
 #[derive(Debug)]
 enum State {
     Waiting(Arc<Ticket>),
-    Done(Verdict),
+    Done(Verdict, EventTime),
+}
+
+/// An id that has been dealt with, as snapshots keep it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DoneId {
+    /// Site and id.
+    pub key: RequestKey,
+    /// Hash of what was asked for under it.
+    pub payload: u64,
+    /// When it was dealt with: its window runs from here.
+    pub done_at: EventTime,
+    /// What became of it.
+    pub verdict: Verdict,
 }
 
 /// What the table says of an id.
@@ -94,7 +108,7 @@ impl Requests {
         match shard.ids.get(&key) {
             Some(known) if known.payload != payload => Seen::Reused,
             Some(Known { state: State::Waiting(ticket), .. }) => Seen::Waiting(Arc::clone(ticket)),
-            Some(Known { state: State::Done(verdict), .. }) => Seen::Done(verdict.clone()),
+            Some(Known { state: State::Done(verdict, _), .. }) => Seen::Done(verdict.clone()),
             None => {
                 shard.ids.insert(key, Known { payload, state: State::Waiting(Arc::clone(ticket)) });
                 Seen::New
@@ -131,13 +145,60 @@ impl Requests {
         {
             return None;
         }
-        let before = shard.ids.insert(key, Known { payload, state: State::Done(verdict) });
+        let before = shard.ids.insert(key, Known { payload, state: State::Done(verdict, now) });
         shard.done.push_back((now, key));
         shard.expire(now, self.window, self.capacity);
         match before {
             Some(Known { state: State::Waiting(ticket), .. }) => Some(ticket),
             _ => None,
         }
+    }
+
+    /// The ids that are done and still in their window at `now`.
+    pub fn export(&self, now: EventTime) -> Vec<DoneId> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            found.extend(shard.ids.iter().filter_map(|(key, known)| match &known.state {
+                State::Done(verdict, done_at) if now.since(*done_at) < self.window => Some(DoneId {
+                    key: *key,
+                    payload: known.payload,
+                    done_at: *done_at,
+                    verdict: verdict.clone(),
+                }),
+                State::Done(..) | State::Waiting(_) => None,
+            }));
+        }
+        found
+    }
+
+    /// Takes up what [`Self::export`] gave, as far as it is still in its window at `now`. To be called before
+    /// anything else is noted as done. Answers how many there were.
+    pub fn import(&self, mut ids: Vec<DoneId>, now: EventTime) -> u64 {
+        // Each shard drops its oldest first.
+        ids.sort_by_key(|id| id.done_at);
+        let mut taken = 0;
+        for id in ids {
+            // A clock that has been set back must not keep an id for longer than its window.
+            let done_at = id.done_at.min(now);
+            if now.since(done_at) >= self.window {
+                continue;
+            }
+            let Some(shard) = self.shard(id.key) else { continue };
+            let mut shard = shard.lock();
+            shard.ids.insert(id.key, Known { payload: id.payload, state: State::Done(id.verdict, done_at) });
+            shard.done.push_back((done_at, id.key));
+            shard.expire(now, self.window, self.capacity);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Whether what became of the write at `position` is known under `key`.
+    pub fn knows_end(&self, key: RequestKey, position: u64) -> bool {
+        let Some(shard) = self.shard(key) else { return false };
+        let shard = shard.lock();
+        matches!(shard.ids.get(&key), Some(Known { state: State::Done(verdict, _), .. }) if verdict.position == position)
     }
 
     /// How many ids are known.
@@ -162,7 +223,10 @@ impl Shard {
                 metrics::counter!(crate::metrics::REQUEST_IDS_EVICTED_EARLY).increment(1);
             }
             self.done.pop_front();
-            if let Some(Known { state: State::Done(_), .. }) = self.ids.get(&key) {
+            // The id may have been dealt with once more since.
+            if let Some(Known { state: State::Done(_, done_at), .. }) = self.ids.get(&key)
+                && *done_at == at
+            {
                 self.ids.remove(&key);
             }
         }
@@ -262,6 +326,34 @@ mod tests {
         }
         assert!(requests.len() <= 1000 + CAPACITY, "{}", requests.len());
         assert!((0..1000).all(|n| matches!(admit(&requests, n, 7, at(0)), Seen::Waiting(_))));
+    }
+
+    #[test]
+    fn what_is_done_goes_through_a_snapshot_with_its_time() {
+        let requests = Requests::new(1000, WINDOW);
+        for n in 0..5 {
+            requests.end(key(n), 7, verdict(u64::from(n)), at(u64::from(n)));
+        }
+        admit(&requests, 9, 7, at(0));
+        let exported = requests.export(at(10));
+        assert_eq!(exported.len(), 5, "what waits is in the journal");
+
+        let again = Requests::new(1000, WINDOW);
+        // 602 s: the window of the first three is over.
+        assert_eq!(again.import(exported, at(602)), 2);
+        assert!(matches!(admit(&again, 3, 8, at(602)), Seen::Reused));
+        assert!(matches!(admit(&again, 3, 7, at(602)), Seen::Done(_)));
+        assert!(again.knows_end(key(4), 4) && !again.knows_end(key(4), 5) && !again.knows_end(key(9), 9));
+        assert!(matches!(admit(&again, 3, 7, at(603)), Seen::New), "its window is that of before");
+    }
+
+    #[test]
+    fn a_second_use_is_known_for_its_own_window() {
+        let requests = Requests::new(1000, WINDOW);
+        requests.end(key(1), 7, verdict(1), at(0));
+        requests.end(key(1), 7, verdict(2), at(500));
+        assert!(matches!(admit(&requests, 1, 7, at(700)), Seen::Done(_)));
+        assert!(matches!(admit(&requests, 1, 7, at(1100)), Seen::New));
     }
 
     #[test]

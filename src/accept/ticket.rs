@@ -1,6 +1,7 @@
 //! A ticket: what the callers that wait for one entry hear of it, and when.
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -8,7 +9,7 @@ use crate::command::WriteError;
 use crate::model::{Notes, Refusal};
 
 /// What became of an entry in the end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Its place in the journal.
     pub position: u64,
@@ -17,7 +18,7 @@ pub struct Verdict {
 }
 
 /// How an entry ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum End {
     /// The profile has a new version.
     Applied {

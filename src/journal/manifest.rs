@@ -52,6 +52,12 @@ pub struct SnapshotRef {
     pub name: String,
     /// Replay goes on from this position.
     pub start: u64,
+    /// Length of its file.
+    #[serde(default)]
+    pub bytes: u64,
+    /// When it was begun.
+    #[serde(default)]
+    pub taken_at: EventTime,
 }
 
 /// What the manifest says.

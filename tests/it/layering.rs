@@ -26,6 +26,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("applier", &["model", "command", "sites", "store", "journal", "read", "accept", "clock", "metrics"]),
     ("api", &["model", "command", "proto", "clock", "metrics", "store"]),
     ("serve", &["api", "command", "config", "metrics", "proto"]),
+    // A snapshot holds records, and the request ids that acceptance knows as done.
+    ("snapshot", &["model", "store", "journal", "fs", "accept", "sites", "command", "clock", "metrics"]),
     // A client, and servers to compare with: neither knows how ours works.
     ("bench", &["proto", "metrics", "journal", "clock", "model", "config"]),
 ];

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::error::{IoFailure, JournalError, Kept};
+use super::error::{IoFailure, JournalError, Kept, RollError};
 use super::format::BatchSettings;
 use super::handle::Inner;
-use super::log::Log;
+use super::log::{Log, RollRoom};
 use super::queue::{Life, Queue, cost};
 use super::{Committed, Sink, Submission};
 use crate::clock::Clock;
@@ -82,7 +82,9 @@ impl<T: Send + 'static> Committer<T> {
         let _guard = Guard(Arc::clone(&self.inner));
         let mut items = Vec::new();
         while self.wait(&mut items) {
-            self.write(&mut items).map_err(|failure| self.fail(failure))?;
+            self.write(&mut items)
+                .and_then(|()| self.roll_if_asked())
+                .map_err(|failure| self.fail(failure))?;
         }
         if self.inner.queue.lock().life == Life::Closing {
             let marked = self.log.mark_clean();
@@ -91,7 +93,8 @@ impl<T: Send + 'static> Committer<T> {
         Ok(())
     }
 
-    /// Takes all that waits; false when there is nothing and never will be.
+    /// Takes all that waits (nothing if there is but a segment to be begun); false when there is nothing and
+    /// never will be.
     fn wait(&mut self, items: &mut Vec<Submission<T>>) -> bool {
         let mut queue = self.inner.queue.lock();
         loop {
@@ -103,6 +106,9 @@ impl<T: Send + 'static> Committer<T> {
             }
             if queue.life != Life::Open {
                 return false;
+            }
+            if !queue.rolls.is_empty() && !matches!(self.log.roll_room(), RollRoom::NotYet) {
+                break;
             }
             queue.sleeping = true;
             self.inner.wake.wait(&mut queue);
@@ -116,7 +122,15 @@ impl<T: Send + 'static> Committer<T> {
 
     fn count_room(&self, queue: &mut Queue<T>) {
         queue.room = self.log.room();
+        if !queue.rolls.is_empty()
+            && let RollRoom::Room(after) = self.log.roll_room()
+            && after.bytes < queue.room.bytes
+        {
+            // What is taken from now on must fit when the rest of this segment is given up.
+            queue.room = after;
+        }
         queue.used = self.log.used();
+        queue.for_entries = self.log.shared().sizes.for_entries();
         self.meters.segments.set(self.log.segments() as f64);
         self.meters.used.set(queue.used as f64);
     }
@@ -158,6 +172,45 @@ impl<T: Send + 'static> Committer<T> {
             unknown: batch.into_iter().map(|committed| committed.ticket).collect(),
             never: current.into_iter().chain(waiting).map(|submission| submission.ticket).collect(),
         })
+    }
+
+    /// Begins the segment that was asked for, unless what was taken before does not fit then: that is written
+    /// first.
+    fn roll_if_asked(&mut self) -> Result<(), Failure<T>> {
+        let mut queue = self.inner.queue.lock();
+        if queue.rolls.is_empty() {
+            return Ok(());
+        }
+        self.count_room(&mut queue);
+        let outcome = match self.log.roll_room() {
+            RollRoom::NotYet => return Ok(()),
+            RollRoom::Room(after) if queue.bytes > after.bytes => return Ok(()),
+            RollRoom::Room(after) => {
+                queue.room = after;
+                drop(queue);
+                let rolled = self.log.roll();
+                queue = self.inner.queue.lock();
+                if let Err(cause) = rolled {
+                    drop(queue);
+                    return Err(Failure { cause, unknown: Vec::new(), never: Vec::new() });
+                }
+                Ok(self.log.first_position())
+            }
+            RollRoom::Empty(first) => Ok(first),
+            RollRoom::Full { used, limit } => Err((used, limit)),
+            RollRoom::NoSpace(failure) => {
+                for waiting in queue.rolls.drain(..) {
+                    let _nobody_waits = waiting.try_send(Err(RollError::NoSpace(failure.again())));
+                }
+                return Ok(());
+            }
+        };
+        for waiting in queue.rolls.drain(..) {
+            let _nobody_waits =
+                waiting.try_send(outcome.map_err(|(used, limit)| RollError::Full { used, limit }));
+        }
+        self.count_room(&mut queue);
+        Ok(())
     }
 
     /// Syncs the batch and tells.

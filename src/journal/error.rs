@@ -138,6 +138,48 @@ pub enum JournalError {
     /// It has been closed.
     #[error("the journal is closed")]
     Closed,
+    /// It did not end in time: its disk does not answer. What waits may or may not become durable.
+    #[error("the journal's disk has not let it end within {} ms", .0.as_millis())]
+    Hung(std::time::Duration),
+}
+
+/// Why no new segment was begun. The journal goes on as it was, unless it has failed.
+#[derive(Debug, Error)]
+pub enum RollError {
+    /// The total quota has no room for it.
+    #[error("the journal is full: {used} of {limit} bytes, a new segment does not fit")]
+    Full {
+        /// Bytes used.
+        used: u64,
+        /// The total quota.
+        limit: u64,
+    },
+    /// The disk has no room for it.
+    #[error("no room for a new journal segment: {0}")]
+    NoSpace(IoFailure),
+    /// The journal has failed.
+    #[error("{0}")]
+    Failed(std::sync::Arc<JournalError>),
+    /// The journal is closed.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// Why a switch did not take place. Nothing was released.
+#[derive(Debug, Error)]
+pub enum SwitchError {
+    /// What would go is being read.
+    #[error("journal entries from {position} on are being read and cannot be released")]
+    Pinned {
+        /// The lowest position that is pinned.
+        position: u64,
+    },
+    /// It does not fit the journal.
+    #[error("not a possible journal after a snapshot: {0}")]
+    Invalid(String),
+    /// The manifest was not replaced for certain. Every file that the old or the new one names is there.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
 }
 
 /// What is known of entries that were not acknowledged.

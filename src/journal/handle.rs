@@ -1,17 +1,24 @@
 //! The handle that entries are submitted through.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::carry::Carrier;
 use super::committer::{Committer, Settings};
-use super::error::{At as _, JournalError, OpenError, SubmitError, SubmitManyError, SubmitReason};
+use super::error::{
+    At as _, JournalError, OpenError, RollError, SubmitError, SubmitManyError, SubmitReason, SwitchError,
+};
 use super::log::Log;
 use super::manifest::SnapshotRef;
 use super::queue::{Life, Queue, cost};
 use super::reader::JournalReader;
+use super::switch::Switch;
 use super::table::{Released, Shared};
 use super::{JournalOptions, Monotonic, Sink, Submission};
 use crate::clock::Clock;
@@ -35,10 +42,12 @@ pub enum JournalState {
 pub struct Usage {
     /// Bytes used, waiting entries included.
     pub used: u64,
-    /// Bytes that may be used.
+    /// Bytes that entries may not use: a snapshot will want them.
+    pub reserved: u64,
+    /// Bytes that may be used in all.
     pub limit: u64,
     /// Bytes of entries that would be taken at this moment: what is left in segments that the disk has given
-    /// room for. Less than `limit - used` when there is more to come, or when the disk is full.
+    /// room for. Less than `limit - reserved - used` when there is more to come, or when the disk is full.
     pub available: u64,
 }
 
@@ -51,13 +60,41 @@ pub(crate) struct Inner<T> {
     shared: Arc<Shared>,
     spares: Arc<super::spare::Spares>,
     threads: Mutex<Option<Threads>>,
+    /// A close was given up: what a thread is in may never return.
+    given_up: AtomicBool,
     not_taken: [metrics::Counter; 4],
 }
 
 #[derive(Debug)]
 struct Threads {
-    committer: JoinHandle<Result<(), Arc<JournalError>>>,
-    spares: JoinHandle<()>,
+    committer: Thread<Result<(), Arc<JournalError>>>,
+    spares: Thread<()>,
+}
+
+/// A thread whose end can be waited for with a limit.
+#[derive(Debug)]
+struct Thread<R> {
+    handle: JoinHandle<R>,
+    /// Its other end goes with the thread.
+    alive: Receiver<Infallible>,
+}
+
+impl<R: Send + 'static> Thread<R> {
+    fn start(name: &str, run: impl FnOnce() -> R + Send + 'static) -> std::io::Result<Self> {
+        let (token, alive) = channel();
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _gone_at_the_end = token;
+            run()
+        })?;
+        Ok(Self { handle, alive })
+    }
+
+    /// Whether it has ended by `until`; `None` is for ever.
+    fn ends_by(&self, until: Option<Instant>) -> bool {
+        let Some(until) = until else { return self.alive.recv().is_err() };
+        let left = until.saturating_duration_since(Instant::now());
+        matches!(self.alive.recv_timeout(left), Err(RecvTimeoutError::Disconnected))
+    }
 }
 
 /// Takes entries. Cheap to clone; the last clone to go ends the threads (what waits is still written, but only
@@ -74,7 +111,9 @@ struct Last<T: Send + 'static>(Arc<Inner<T>>);
 
 impl<T: Send + 'static> Drop for Last<T> {
     fn drop(&mut self) {
-        let _already_told_to_the_sink = self.0.stop(Life::Stopping);
+        if !self.0.given_up.load(Ordering::Relaxed) {
+            let _already_told_to_the_sink = self.0.stop(Life::Stopping, None);
+        }
     }
 }
 
@@ -112,25 +151,20 @@ impl<T: Send + 'static> Journal<T> {
             shared: Arc::clone(log.shared()),
             spares,
             threads: Mutex::new(None),
+            given_up: AtomicBool::new(false),
             not_taken,
         });
         // If a thread cannot be started, dropping this ends the other.
         let journal = Self { last: Arc::new(Last(Arc::clone(&inner))), inner };
         let (inner, dir) = (Arc::clone(&journal.inner), &options.dir);
-        let spare_thread = std::thread::Builder::new()
-            .name("journal-spares".to_owned())
-            .spawn(move || {
-                // Wakes the committer so that it counts the room again.
-                inner.spares.run(&|| inner.wake_committer());
-            })
-            .at("start a thread for", dir)?;
+        let spare_thread = Thread::start("journal-spares", move || {
+            // Wakes the committer so that it counts the room again.
+            inner.spares.run(&|| inner.wake_committer());
+        })
+        .at("start a thread for", dir)?;
         let committer =
             Committer::new(Arc::clone(&journal.inner), log, settings, sink, clock, options.batch_bytes);
-        let started = std::thread::Builder::new()
-            .name("journal-committer".to_owned())
-            .spawn(move || committer.run())
-            .at("start a thread for", dir);
-        match started {
+        match Thread::start("journal-committer", move || committer.run()).at("start a thread for", dir) {
             Ok(committer) => {
                 *journal.inner.threads.lock() = Some(Threads { committer, spares: spare_thread });
                 Ok(journal)
@@ -205,11 +239,13 @@ impl<T: Send + 'static> Journal<T> {
 
     /// How much of the quota is used. Does not wait for the disk.
     pub fn usage(&self) -> Usage {
+        let sizes = &self.inner.shared.sizes;
         let queue = self.inner.queue.lock();
         let waiting = queue.bytes + queue.writing_bytes;
         Usage {
             used: queue.used_with_waiting(),
-            limit: queue.limit(),
+            reserved: sizes.reserved.load(Ordering::Relaxed),
+            limit: sizes.quota.load(Ordering::Relaxed),
             available: queue.room.bytes.saturating_sub(waiting),
         }
     }
@@ -228,15 +264,69 @@ impl<T: Send + 'static> Journal<T> {
     /// Gives up whole segments that hold nothing at or after `position` (and nothing that is pinned).
     pub fn release_before(&self, position: u64) -> Result<Released, JournalError> {
         let gone = self.inner.shared.release_before(&self.inner.spares, position)?;
-        self.inner.queue.lock().used = self.inner.shared.table.read().used();
-        self.inner.wake_committer();
+        self.inner.recount();
         Ok(gone)
+    }
+
+    /// Begins a new segment unless the last one is empty; its first position. What was submitted before is
+    /// before it or in it. May use what is reserved. Blocks until it is durable, for as long as the disk takes.
+    pub fn roll(&self) -> Result<u64, RollError> {
+        let (answer, told) = sync_channel(1);
+        {
+            let mut queue = self.inner.queue.lock();
+            if let Some(error) = &queue.failed {
+                return Err(RollError::Failed(Arc::clone(error)));
+            }
+            if queue.life != Life::Open {
+                return Err(RollError::Closed);
+            }
+            queue.rolls.push(answer);
+            queue.recount = true;
+        }
+        self.inner.wake.notify_one();
+        told.recv().unwrap_or_else(|_| {
+            let failed = self.inner.queue.lock().failed.clone();
+            Err(failed.map_or(RollError::Closed, RollError::Failed))
+        })
+    }
+
+    /// Writes entries that still wait, so that the segments they are in can be released. `keep` are the numbers
+    /// of those before the snapshot that will not be.
+    pub fn carrier(&self, keep: &[u64]) -> Carrier {
+        Carrier::new(Arc::clone(&self.inner.shared), keep)
+    }
+
+    /// Names a snapshot and gives up what it makes unnecessary, by one replacement of the manifest. When an
+    /// error is returned, nothing was released.
+    pub fn switch(&self, switch: Switch) -> Result<Released, SwitchError> {
+        let done = self.inner.shared.switch(&self.inner.spares, switch);
+        self.inner.recount();
+        done
+    }
+
+    /// Keeps `bytes` of the total quota from entries.
+    pub fn set_reserved(&self, bytes: u64) {
+        self.inner.shared.sizes.reserved.store(bytes, Ordering::Relaxed);
+        self.inner.recount();
+    }
+
+    /// Changes how many bytes all segments may have. Less than is used refuses entries until something has been
+    /// released.
+    pub fn set_total_quota(&self, bytes: u64) {
+        self.inner.shared.sizes.quota.store(bytes, Ordering::Relaxed);
+        self.inner.recount();
     }
 
     /// Takes nothing more, writes what waits, and marks the journal as closed in order. Returns when that is
     /// durable, or with what prevented it. A second call finds it closed.
     pub fn close(&self) -> Result<(), Arc<JournalError>> {
-        self.inner.stop(Life::Closing)
+        self.inner.stop(Life::Closing, None)
+    }
+
+    /// The same, but waits no longer than `limit` for the disk: then [`JournalError::Hung`]. The directory stays
+    /// locked in that case, because something may still be written to it; the process has to end.
+    pub fn close_within(&self, limit: Duration) -> Result<(), Arc<JournalError>> {
+        self.inner.stop(Life::Closing, Some(limit))
     }
 }
 
@@ -246,7 +336,21 @@ impl<T: Send + 'static> Inner<T> {
         self.wake.notify_one();
     }
 
-    fn stop(&self, how: Life) -> Result<(), Arc<JournalError>> {
+    /// What is used or may be used has changed.
+    fn recount(&self) {
+        let used = self.shared.used();
+        {
+            let mut queue = self.queue.lock();
+            queue.used = used;
+            queue.recount = true;
+            // Until the committer has counted, "full" would be a guess.
+            queue.room.is_final = false;
+        }
+        self.wake.notify_one();
+    }
+
+    fn stop(&self, how: Life, limit: Option<Duration>) -> Result<(), Arc<JournalError>> {
+        let until = limit.map(|limit| Instant::now() + limit);
         {
             let mut queue = self.queue.lock();
             if queue.life == Life::Open {
@@ -256,14 +360,23 @@ impl<T: Send + 'static> Inner<T> {
         self.wake.notify_one();
         let threads = self.threads.lock().take_if(|threads| {
             // The sink may drop the last handle: a thread cannot wait for itself.
-            threads.committer.thread().id() != std::thread::current().id()
+            threads.committer.handle.thread().id() != std::thread::current().id()
         });
         let Some(threads) = threads else {
             return self.queue.lock().failed.clone().map_or(Ok(()), Err);
         };
-        let ended = threads.committer.join().unwrap_or_else(|_| Err(Arc::new(JournalError::Died)));
-        self.spares.close();
-        let spares_ended = threads.spares.join().map_err(|_| Arc::new(JournalError::Died));
+        let ended = threads.committer.ends_by(until);
+        // Until the committer has ended it may want a spare.
+        if ended {
+            self.spares.close();
+        }
+        if !ended || !threads.spares.ends_by(until) {
+            self.given_up.store(true, Ordering::Relaxed);
+            *self.threads.lock() = Some(threads);
+            return Err(Arc::new(JournalError::Hung(limit.unwrap_or_default())));
+        }
+        let ended = threads.committer.handle.join().unwrap_or_else(|_| Err(Arc::new(JournalError::Died)));
+        let spares_ended = threads.spares.handle.join().map_err(|_| Arc::new(JournalError::Died));
         drop(self.shared.lock.lock().take());
         ended.and(spares_ended)
     }

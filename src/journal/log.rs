@@ -2,6 +2,7 @@
 //! committer's thread drives it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::error::{At as _, IoFailure};
@@ -42,6 +43,21 @@ pub(crate) struct Room {
     pub is_final: bool,
 }
 
+/// Whether the next segment can be begun.
+#[derive(Debug)]
+pub(crate) enum RollRoom {
+    /// Not needed: the last one is empty and has this first position.
+    Empty(u64),
+    /// It can, and this can be taken then.
+    Room(Room),
+    /// Its file is being made.
+    NotYet,
+    /// The quota has no room for it.
+    Full { used: u64, limit: u64 },
+    /// The disk has none.
+    NoSpace(IoFailure),
+}
+
 #[derive(Debug)]
 pub(crate) struct Log {
     shared: Arc<Shared>,
@@ -51,9 +67,6 @@ pub(crate) struct Log {
     /// When the last entry that was stamped was accepted.
     stamped: EventTime,
     encoder: BatchEncoder,
-    segment_bytes: u64,
-    max_entry: u64,
-    quota: u64,
 }
 
 /// Makes the file of segment `header` out of a spare, with what `fill` writes; durable when it returns, but not
@@ -83,14 +96,7 @@ pub(crate) fn make_segment(
 }
 
 impl Log {
-    pub fn new(
-        shared: Arc<Shared>,
-        spares: Arc<Spares>,
-        segment: Arc<Segment>,
-        tail: Tail,
-        limits: (u64, u64, u64),
-    ) -> Self {
-        let (segment_bytes, max_entry, quota) = limits;
+    pub fn new(shared: Arc<Shared>, spares: Arc<Spares>, segment: Arc<Segment>, tail: Tail) -> Self {
         let mut log = Self {
             shared,
             spares,
@@ -98,9 +104,6 @@ impl Log {
             stamped: tail.end.accepted_at,
             tail,
             encoder: BatchEncoder::default(),
-            segment_bytes,
-            max_entry,
-            quota,
         };
         log.encoder.start(log.segment.seed, log.tail.next_position);
         log
@@ -160,7 +163,7 @@ impl Log {
     /// Begins the next segment. The batch must be empty.
     pub fn roll(&mut self) -> Result<(), IoFailure> {
         let seal = self.seal();
-        let number = self.shared.manifest.lock().next_segment;
+        let number = self.shared.claim_number();
         let header = SegmentHeader {
             node: self.shared.node,
             number,
@@ -168,7 +171,7 @@ impl Log {
             accepted_high: self.tail.end.accepted_at,
             previous_digest: seal.digest,
             previous_last: seal.last_position,
-            length: self.segment_bytes,
+            length: self.shared.sizes.segment_bytes,
         };
         let file = make_segment(&*self.shared.fs, &self.shared.dir, &self.spares, &header, |_| Ok(()))?;
         let entry = SegmentEntry {
@@ -177,6 +180,7 @@ impl Log {
             first_position: header.first_position,
             length: header.length,
             sealed: None,
+            detached: false,
         };
         let segment = Arc::new(Segment::new(&entry, &self.shared.dir, file));
         self.shared.change_manifest(|manifest| {
@@ -184,7 +188,7 @@ impl Log {
                 last.sealed = Some(seal);
             }
             manifest.segments.push(entry);
-            manifest.next_segment = number + 1;
+            manifest.next_segment = manifest.next_segment.max(number + 1);
         })?;
         let _first = self.segment.sealed.set(seal);
         self.tail.end.offset = SEGMENT_HEADER;
@@ -203,13 +207,43 @@ impl Log {
     /// was taken never finds it full.
     pub fn room(&self) -> Room {
         let here = self.segment.length.saturating_sub(self.tail.end.offset).saturating_sub(MARGIN);
-        let allowed = (self.quota / self.segment_bytes).saturating_sub(self.segments() as u64);
+        self.room_beside(here, 0)
+    }
+
+    /// The same with `here` bytes left in the last segment, when `taken` more segments have been begun.
+    fn room_beside(&self, here: u64, taken: u64) -> Room {
+        let sizes = &self.shared.sizes;
+        let begun = self.allocated() + taken * sizes.segment_bytes;
+        let allowed = sizes.for_entries().saturating_sub(begun) / sizes.segment_bytes;
         let (certain, failing) = self.spares.certain();
-        let more = certain.min(allowed);
+        let more = certain.saturating_sub(taken).min(allowed);
         // At the end of each segment the next entry may not fit into the rest.
-        let further = more.saturating_mul(self.segment_bytes - SEGMENT_HEADER - MARGIN - self.max_entry);
-        let bytes = if more == 0 { here } else { here.saturating_sub(self.max_entry) + further };
+        let further = more.saturating_mul(sizes.segment_bytes - SEGMENT_HEADER - MARGIN - sizes.max_entry);
+        let bytes = if more == 0 { here } else { here.saturating_sub(sizes.max_entry) + further };
         Room { bytes, is_final: more == allowed || failing }
+    }
+
+    /// Whether a segment can be begun although the last one is not full. That may be where entries may not go:
+    /// a full journal must be able to begin a snapshot.
+    pub fn roll_room(&self) -> RollRoom {
+        if self.tail.end.offset == SEGMENT_HEADER {
+            return RollRoom::Empty(self.segment.first_position);
+        }
+        let sizes = &self.shared.sizes;
+        let limit = sizes.quota.load(Ordering::Relaxed);
+        if limit.saturating_sub(self.allocated()) < sizes.segment_bytes {
+            return RollRoom::Full { used: self.used(), limit };
+        }
+        match self.spares.certain() {
+            (0, true) => self.spares.failure().map_or(RollRoom::NotYet, RollRoom::NoSpace),
+            (0, false) => RollRoom::NotYet,
+            _ => RollRoom::Room(self.room_beside(sizes.segment_bytes - SEGMENT_HEADER - MARGIN, 1)),
+        }
+    }
+
+    /// The first position of the last segment.
+    pub fn first_position(&self) -> u64 {
+        self.segment.first_position
     }
 
     /// Live segments.
@@ -217,9 +251,14 @@ impl Log {
         self.shared.table.read().segments.len()
     }
 
+    /// Bytes of files: the last segment counts whole.
+    fn allocated(&self) -> u64 {
+        self.shared.table.read().length() + self.shared.sizes.stray.load(Ordering::Relaxed)
+    }
+
     /// Bytes of the quota in use.
     pub fn used(&self) -> u64 {
-        self.shared.table.read().used()
+        self.shared.used()
     }
 
     /// Marks the journal as closed in order.

@@ -12,6 +12,8 @@ use crate::model::{EventTime, NodeId};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest";
+/// Begins the names of segments that entries are being carried to.
+pub(crate) const CARRY: &str = "carry-";
 const NEXT: &str = "manifest.tmp";
 const TITLE: &str = "steadfast journal manifest, format";
 /// By how much a manifest may grow before its room must be found anew.
@@ -43,6 +45,10 @@ pub(crate) struct SegmentEntry {
     pub length: u64,
     /// For all but the last.
     pub sealed: Option<Sealed>,
+    /// What its header says of the segment before it is not of the one that the manifest has before it: that
+    /// one was released, or this one holds what was carried over from released ones.
+    #[serde(default)]
+    pub detached: bool,
 }
 
 /// The snapshot that the journal goes on from.
@@ -135,6 +141,12 @@ impl Manifest {
 
     /// Replaces the manifest of a directory, durably. After an error either one may be found.
     pub fn store(&self, fs: &dyn Fs, dir: &Path) -> Result<(), IoFailure> {
+        self.prepare(fs, dir)?;
+        put_in_place(fs, dir)
+    }
+
+    /// Writes what [`put_in_place`] will put in place. After an error the old one is there.
+    pub fn prepare(&self, fs: &dyn Fs, dir: &Path) -> Result<(), IoFailure> {
         let (next, file) = (dir.join(NEXT), dir.join(MANIFEST));
         let bytes = self.encode().map_err(io::Error::other).at("encode", &file)?;
         let handle = match fs.open(&next, OpenMode::Write) {
@@ -144,16 +156,22 @@ impl Manifest {
         let handle = handle.at("create", &next)?;
         handle.write_all_at(&bytes, 0).at("write", &next)?;
         handle.set_len(bytes.len() as u64).at("cut", &next)?;
-        handle.sync_data().at("sync", &next)?;
-        fs.rename(&next, &file).at("rename", &next)?;
-        fs.sync_dir(dir).at("sync", dir)?;
-        // Room for the next one is taken now: beginning a segment that is already there must not fail because
-        // the disk has become full meanwhile.
-        if let Err(error) = reserve(fs, &next, bytes.len() + RESERVE) {
-            tracing::warn!(%error, "no room could be reserved for the next journal manifest");
-        }
-        Ok(())
+        handle.sync_data().at("sync", &next)
     }
+}
+
+/// Replaces the manifest by the one that has been prepared. After an error either one may be found.
+pub(crate) fn put_in_place(fs: &dyn Fs, dir: &Path) -> Result<(), IoFailure> {
+    let (next, file) = (dir.join(NEXT), dir.join(MANIFEST));
+    let length = fs.open(&next, OpenMode::Read).and_then(|file| file.len()).at("measure", &next)?;
+    fs.rename(&next, &file).at("rename", &next)?;
+    fs.sync_dir(dir).at("sync", dir)?;
+    // Room for the next one is taken now: beginning a segment that is already there must not fail because the
+    // disk has become full meanwhile.
+    if let Err(error) = reserve(fs, &next, length as usize + RESERVE) {
+        tracing::warn!(%error, "no room could be reserved for the next journal manifest");
+    }
+    Ok(())
 }
 
 fn reserve(fs: &dyn Fs, next: &Path, length: usize) -> io::Result<()> {
@@ -198,6 +216,11 @@ impl ManifestError {
 /// The path of a segment.
 pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("segment-{number:010}"))
+}
+
+/// The path of a segment that is not part of the journal yet.
+pub(crate) fn carry_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{CARRY}{number:010}"))
 }
 
 /// The number in a segment's file name.

@@ -7,7 +7,9 @@
 //!   its ancestors' ids, the segments in order with number, writing node, first position, length and (all but
 //!   the last) how they ended; the first segment number and the first position not used yet; the gaps in the
 //!   numbering; how the journal ended if it was closed in order; the current snapshot.
-//! - `segment-N`: segments, of one length (64 MiB), written front to back and never changed.
+//! - `segment-N`: segments, written front to back and never changed: of one length (64 MiB) where entries came
+//!   in, as long as their content where entries that waited at a snapshot were carried over from others.
+//! - `carry-N`: segments that entries are being carried to; of no use after an unclean stop.
 //! - `spare-N`: segments to be: zero-filled and synced, or released and waiting to be used again.
 //! - `cut-N-OFFSET`: torn tails that were cut off after unclean stops, the last 16.
 //! - `lock`: locked by the process that has the journal.
@@ -37,6 +39,13 @@
 //!
 //! Another format number is refused with advice, not guessed at.
 //!
+//! # Snapshots and space
+//! A snapshot begins where a segment begins. When it is complete, one replacement of the manifest names it and
+//! gives up the segments before it, except for those that are kept because most of them still waits; what else
+//! waits has been carried into segments of the same format, whose positions may have holes. A segment whose
+//! header does not speak of the segment that the manifest now has before it is `detached` there: its place in
+//! the order is checked, the rest of its header's chain is not.
+//!
 //! # Opening
 //! Every segment that the manifest names must be there with its length, be the one that is meant, and follow the
 //! one before it. The last one is verified to its end; the others where they are read (a scan also compares the
@@ -45,6 +54,7 @@
 //! after an unclean stop; what was recovered of it is written into a new segment, which takes its place by one
 //! manifest switch. Numbering then goes on at the next multiple of 2^20.
 
+mod carry;
 pub mod check;
 mod committer;
 pub mod error;
@@ -58,6 +68,7 @@ mod queue;
 mod reader;
 mod recover;
 mod spare;
+mod switch;
 mod table;
 mod walk;
 
@@ -69,15 +80,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use carry::{Carried, Carrier};
 pub use error::{
-    Damage, IoFailure, JournalError, Kept, OpenError, ReadError, SubmitError, SubmitManyError, SubmitReason,
+    Damage, IoFailure, JournalError, Kept, OpenError, ReadError, RollError, SubmitError, SubmitManyError,
+    SubmitReason, SwitchError,
 };
 pub use format::BatchSettings;
 pub use handle::{Journal, JournalState, Usage};
 pub use manifest::SnapshotRef;
 pub use open::Opened;
-pub use reader::{JournalReader, Scan, StoredEntry};
+pub use reader::{JournalReader, Scan, SegmentInfo, StoredEntry};
 pub use recover::{CutTail, POSITION_STEP};
+pub use switch::Switch;
 pub use table::{Pin, Released};
 
 use crate::model::EventTime;

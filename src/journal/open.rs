@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -14,7 +15,7 @@ use super::manifest::{Manifest, SegmentEntry};
 use super::reader::JournalReader;
 use super::recover::{self, CutTail};
 use super::spare::Spares;
-use super::table::{End, Segment, Shared, Table};
+use super::table::{End, Segment, Shared, Sizes, Table};
 use super::{JournalOptions, Sink};
 use crate::clock::Clock;
 use crate::model::{EventTime, NodeId};
@@ -150,6 +151,7 @@ pub(crate) fn open(
         OpenError::Options("a journal without a segment".to_owned()) // Cannot be: one was just made.
     })?;
     let (node, ancestors) = (manifest.node, manifest.ancestors.clone());
+    let next_segment = manifest.next_segment;
     let shared = Arc::new(Shared {
         fs,
         dir,
@@ -160,10 +162,11 @@ pub(crate) fn open(
         manifest: Mutex::new(manifest),
         pins: Mutex::default(),
         lock: Mutex::new(Some(lock)),
+        sizes: Sizes::new(&options),
+        numbers: AtomicU64::new(next_segment),
     });
     let reader = JournalReader::new(Arc::clone(&shared));
-    let limits = (options.segment_bytes, options.max_entry_bytes, options.total_quota);
-    let log = Log::new(shared, spares, last, tail, limits);
+    let log = Log::new(shared, spares, last, tail);
     Ok(Opened {
         node,
         ancestors,
@@ -202,6 +205,7 @@ fn first_segment(
         first_position: header.first_position,
         length: header.length,
         sealed: None,
+        detached: false,
     };
     manifest.segments.push(entry.clone());
     manifest.next_segment += 1;

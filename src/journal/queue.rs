@@ -2,9 +2,10 @@
 //! waits for the disk.
 
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use super::error::{JournalError, SubmitReason};
+use super::error::{JournalError, RollError, SubmitReason};
 use super::format::ENTRY_HEADER;
 use super::log::Room;
 use super::{JournalOptions, Submission};
@@ -35,10 +36,14 @@ pub(crate) struct Queue<T> {
     /// The room has changed by something else than a batch.
     pub recount: bool,
     pub failed: Option<Arc<JournalError>>,
+    /// Who waits for a new segment to be begun.
+    pub rolls: Vec<SyncSender<Result<u64, RollError>>>,
     /// Bytes that may be in `bytes` and `writing_bytes` together.
     pub room: Room,
     /// Bytes of the quota in use by what is written.
     pub used: u64,
+    /// Bytes of the quota that entries may take.
+    pub for_entries: u64,
     limits: Limits,
 }
 
@@ -47,7 +52,6 @@ struct Limits {
     entries: usize,
     bytes: u64,
     entry: u64,
-    quota: u64,
     stall_after: Duration,
 }
 
@@ -68,13 +72,14 @@ impl<T> Queue<T> {
             life: Life::Open,
             recount: false,
             failed: None,
+            rolls: Vec::new(),
             room,
             used,
+            for_entries: options.total_quota,
             limits: Limits {
                 entries: options.queue_entries,
                 bytes: options.queue_bytes,
                 entry: options.max_entry_bytes,
-                quota: options.total_quota,
                 stall_after: options.stall_after,
             },
         }
@@ -111,7 +116,7 @@ impl<T> Queue<T> {
                 // Whether the disk has room for another segment is about to be known.
                 return Err(SubmitReason::Overloaded);
             }
-            return Err(SubmitReason::Full { used: self.used_with_waiting(), limit: self.limits.quota });
+            return Err(SubmitReason::Full { used: self.used_with_waiting(), limit: self.for_entries });
         }
         if self.items.len() + entries > self.limits.entries || self.bytes + bytes > self.limits.bytes {
             return Err(SubmitReason::Overloaded);
@@ -132,14 +137,12 @@ impl<T> Queue<T> {
         self.writing_bytes = 0;
         self.waiting_since = None;
         self.writing_since = None;
+        // Whoever waits for one of these sees why in `failed` and `life`.
+        self.rolls.clear();
         std::mem::take(&mut self.items)
     }
 
     pub fn used_with_waiting(&self) -> u64 {
         self.used + self.bytes + self.writing_bytes
-    }
-
-    pub fn limit(&self) -> u64 {
-        self.limits.quota
     }
 }

@@ -1,11 +1,15 @@
 //! Reading entries back, one by one or in order. Whatever is returned has been verified.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::error::{At as _, Damage, ReadError};
-use super::format::{BATCH_HEADER, BatchHeader, BatchSettings, ENTRY_HEADER, EntryHeader, SEGMENT_HEADER};
+use super::format::{
+    BATCH_HEADER, BatchHeader, BatchSettings, ENTRY_HEADER, EntryHeader, RawEntry, SEGMENT_HEADER,
+};
 use super::manifest::SnapshotRef;
 use super::table::{Pin, Segment, Shared, Table};
 use super::walk::{Batch, Step, Walker};
@@ -13,6 +17,9 @@ use crate::model::{EventTime, NodeId};
 
 /// Read with an entry's header: most entries are shorter.
 const FIRST_READ: usize = 1024;
+/// How often an entry is looked for again when its segment was released meanwhile: two snapshots would have to be
+/// completed within one read for the third try to matter.
+const READ_TRIES: usize = 3;
 
 /// An entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +40,44 @@ pub struct StoredEntry {
     pub payload: Bytes,
 }
 
+impl StoredEntry {
+    pub(crate) fn new(node: NodeId, batch: &Batch, entry: &RawEntry) -> Self {
+        let BatchSettings { refresh_after, semantics } = batch.header.settings;
+        Self {
+            position: entry.position,
+            node,
+            accepted_at: entry.accepted_at,
+            refresh_after,
+            semantics,
+            offset: (batch.offset + u64::from(entry.back)) as u32,
+            payload: entry.payload.clone(),
+        }
+    }
+}
+
+/// A segment that is part of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub number: u64,
+    /// Who wrote its entries: this node, or an ancestor.
+    pub node: NodeId,
+    /// No entry in it is below this.
+    pub first_position: u64,
+    /// Its last entry; 0 if it is empty.
+    pub last_position: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Where its last batch ends in the file.
+    pub end: u64,
+    /// Nothing more will be written to it.
+    pub sealed: bool,
+    /// The segment that came before it has been released, or it holds what was carried over from such.
+    pub detached: bool,
+    /// Its file.
+    pub path: PathBuf,
+}
+
 /// Reads what is durable. Cheap to clone; keeps working when the journal has failed.
 #[derive(Clone, Debug)]
 pub struct JournalReader {
@@ -44,18 +89,55 @@ impl JournalReader {
         Self { shared }
     }
 
-    /// The entry of `position`, which is at `offset` of its segment.
+    /// The entry of `position`, which is at `offset` of its segment. Where entries were carried to another
+    /// segment meanwhile, a wrong `offset` is made up for by a search.
     pub fn read(&self, position: u64, offset: u32) -> Result<StoredEntry, ReadError> {
-        let segment = {
-            let table = self.shared.table.read();
-            if position > table.end.position || position == 0 {
-                return Err(ReadError::Unknown(position));
+        for _ in 0..READ_TRIES {
+            let segment = self.segment_of(position)?;
+            let mut found = Self::read_in(&segment, position, offset);
+            if segment.detached.load(Ordering::Relaxed) && matches!(found, Err(ReadError::Damaged(_))) {
+                found = Self::search(&segment, position);
             }
-            let index = table.find(position).ok_or(ReadError::Released(position))?;
-            table.segments.get(index).map(Arc::clone).ok_or(ReadError::Released(position))?
-        };
-        let found = Self::read_in(&segment, position, offset);
-        self.unless_released(&segment, position, found)
+            match found {
+                // Released while it was read, and perhaps overwritten: the entry may have been carried on.
+                Err(_) if !self.is_live(&segment) => {}
+                found => return found,
+            }
+        }
+        Err(ReadError::Released(position))
+    }
+
+    fn segment_of(&self, position: u64) -> Result<Arc<Segment>, ReadError> {
+        let table = self.shared.table.read();
+        if position > table.end.position || position == 0 {
+            return Err(ReadError::Unknown(position));
+        }
+        let found = table.find(position).and_then(|index| table.segments.get(index));
+        let ends_before =
+            |segment: &&Arc<Segment>| segment.sealed.get().is_some_and(|end| end.last_position < position);
+        found.filter(|segment| !ends_before(segment)).map(Arc::clone).ok_or(ReadError::Released(position))
+    }
+
+    /// Looks for an entry whose offset is not known.
+    fn search(segment: &Segment, position: u64) -> Result<StoredEntry, ReadError> {
+        let limit = segment.sealed.get().map(|sealed| sealed.end);
+        let mut walker = Walker::new(&*segment.file, segment.seed, segment.length, limit);
+        loop {
+            let at = walker.offset();
+            let batch = match walker.step().at("read", &segment.path)? {
+                Step::Batch(batch) if batch.header.last_position() < position => continue,
+                Step::Batch(batch) => batch,
+                Step::End => return Err(ReadError::Released(position)),
+                Step::Bad(problem) => {
+                    return Err(ReadError::Damaged(Damage::new(&segment.path, at, problem)));
+                }
+            };
+            let index = position.checked_sub(batch.header.first_position);
+            let entry = index.and_then(|index| batch.entries.get(index as usize));
+            return entry
+                .map(|entry| StoredEntry::new(segment.node, &batch, entry))
+                .ok_or(ReadError::Released(position));
+        }
     }
 
     fn read_in(segment: &Segment, position: u64, offset: u32) -> Result<StoredEntry, ReadError> {
@@ -115,6 +197,29 @@ impl JournalReader {
         let table = self.shared.table.read().clone();
         let index = table.find(from).unwrap_or(0);
         Scan { reader: self.clone(), table, index, from, offset: None, digest: 0, batch: None, done: false }
+    }
+
+    /// The segments, in order; the last one is being written.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let table = self.shared.table.read();
+        let last = table.segments.len().saturating_sub(1);
+        let info = |(index, segment): (usize, &Arc<Segment>)| {
+            let sealed = segment.sealed.get().copied().filter(|_| index < last);
+            let end = sealed.map_or(table.end.offset, |sealed| sealed.end);
+            let reached = sealed.map_or(table.end.position, |sealed| sealed.last_position);
+            SegmentInfo {
+                number: segment.number,
+                node: segment.node,
+                first_position: segment.first_position,
+                last_position: if end > SEGMENT_HEADER { reached } else { 0 },
+                bytes: segment.length,
+                end,
+                sealed: sealed.is_some(),
+                detached: segment.detached.load(Ordering::Relaxed),
+                path: segment.path.clone(),
+            }
+        };
+        table.segments.iter().enumerate().map(info).collect()
     }
 
     /// The last durable position; 0 if there is none.
@@ -223,17 +328,8 @@ impl Iterator for Scan {
                 && let Some(entry) = batch.entries.get(*at)
             {
                 *at += 1;
-                let BatchSettings { refresh_after, semantics } = batch.header.settings;
                 let node = self.table.segments.get(self.index).map_or(self.reader.shared.node, |s| s.node);
-                return Some(Ok(StoredEntry {
-                    position: entry.position,
-                    node,
-                    accepted_at: entry.accepted_at,
-                    refresh_after,
-                    semantics,
-                    offset: (batch.offset + u64::from(entry.back)) as u32,
-                    payload: entry.payload.clone(),
-                }));
+                return Some(Ok(StoredEntry::new(node, batch, entry)));
             }
             match self.next_batch() {
                 Ok(Some(batch)) => self.batch = Some(batch),

@@ -8,7 +8,7 @@ use super::error::{At as _, Damage, OpenError};
 use super::format::{self, BatchEncoder, FORMAT, HeaderProblem, SEGMENT_HEADER, SegmentHeader};
 use super::fs::{Fs, FsFile, OpenMode};
 use super::log::make_segment;
-use super::manifest::{Manifest, Sealed, SegmentEntry, segment_number, segment_path};
+use super::manifest::{CARRY, Manifest, Sealed, SegmentEntry, segment_number, segment_path};
 use super::spare::Spares;
 use super::table::{End, Segment};
 use super::walk::{Step, Walker};
@@ -74,6 +74,7 @@ pub(crate) fn open_segment(
     let chained = match (previous, seal) {
         (None, _) => true,
         (Some(_), None) => false,
+        (Some(_), Some(seal)) if entry.detached => header.first_position > seal.last_position,
         (Some(_), Some(seal)) => {
             header.previous_digest == seal.digest
                 && header.previous_last == seal.last_position
@@ -87,6 +88,7 @@ pub(crate) fn open_segment(
         first_position: header.first_position,
         length: header.length,
         sealed: entry.sealed,
+        detached: entry.detached,
     };
     if header.node != entry.node {
         let problem = format!("a segment of node {}; the manifest says {}", header.node, entry.node);
@@ -226,7 +228,8 @@ pub(crate) fn rewrite_last(
     let number = manifest.next_segment;
     manifest.next_segment += 1;
     manifest.store(&**fs, dir)?;
-    let header = SegmentHeader { number, node: manifest.node, ..*header };
+    // Its node stays: that is whose positions its entries have.
+    let header = SegmentHeader { number, ..*header };
     let seed = format::seed(header.node, number);
     let mut digest = 0;
     let file = make_segment(&**fs, dir, spares, &header, |file| {
@@ -255,8 +258,8 @@ pub(crate) fn rewrite_last(
         first_position: header.first_position,
         length: header.length,
         sealed: None,
+        detached: manifest.segments.pop().is_some_and(|old| old.detached),
     };
-    manifest.segments.pop();
     manifest.segments.push(entry.clone());
     manifest.clean = None;
     manifest.store(&**fs, dir)?;
@@ -290,7 +293,8 @@ pub(crate) fn sweep(
     manifest: &Manifest,
     names: &[String],
 ) -> Result<Vec<PathBuf>, OpenError> {
-    let mut useless = Vec::new();
+    let carried = names.iter().filter(|name| name.starts_with(CARRY));
+    let mut useless: Vec<PathBuf> = carried.map(|name| dir.join(name)).collect();
     for number in names.iter().filter_map(|name| segment_number(name)) {
         if manifest.segments.iter().any(|segment| segment.number == number) {
             continue;

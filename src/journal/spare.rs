@@ -142,6 +142,11 @@ impl Spares {
         (state.ready.len() as u64 + u64::from(state.reserved), state.failed.is_some())
     }
 
+    /// Why the last one could not be made.
+    pub fn failure(&self) -> Option<IoFailure> {
+        self.state.lock().failed.as_ref().map(IoFailure::again)
+    }
+
     /// Says that a thread will call [`Spares::run`].
     pub fn set_threaded(&self) {
         self.state.lock().threaded = true;

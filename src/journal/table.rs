@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::JournalOptions;
 use super::error::IoFailure;
 use super::format;
 use super::fs::{Fs, FsFile, FsLock};
@@ -25,6 +27,8 @@ pub(crate) struct Segment {
     pub file: Box<dyn FsFile>,
     /// Set once the next segment is there.
     pub sealed: OnceLock<Sealed>,
+    /// As in the manifest.
+    pub detached: AtomicBool,
 }
 
 impl Segment {
@@ -42,6 +46,7 @@ impl Segment {
             path: segment_path(dir, entry.number),
             file,
             sealed,
+            detached: AtomicBool::new(entry.detached),
         }
     }
 }
@@ -67,6 +72,11 @@ impl Table {
     /// Index of the segment that holds (or would hold) `position`.
     pub fn find(&self, position: u64) -> Option<usize> {
         self.segments.partition_point(|segment| segment.first_position <= position).checked_sub(1)
+    }
+
+    /// Bytes of the segments' files.
+    pub fn length(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
     }
 
     /// Bytes of the quota in use: sealed segments whole, the last one as far as it is written.
@@ -104,9 +114,55 @@ pub(crate) struct Shared {
     pub pins: Mutex<Pins>,
     /// Given up when the writer has ended: a reader alone does not keep the next process out.
     pub lock: Mutex<Option<Box<dyn FsLock>>>,
+    pub sizes: Sizes,
+    /// The next segment number that nobody has claimed.
+    pub numbers: AtomicU64,
+}
+
+/// How large things may be.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    pub segment_bytes: u64,
+    pub batch_bytes: u64,
+    pub max_entry: u64,
+    /// Most bytes of segments in all.
+    pub quota: AtomicU64,
+    /// Bytes of the quota that entries may not take.
+    pub reserved: AtomicU64,
+    /// Bytes of files that could neither be named nor removed.
+    pub stray: AtomicU64,
+}
+
+impl Sizes {
+    pub fn new(options: &JournalOptions) -> Self {
+        Self {
+            segment_bytes: options.segment_bytes,
+            batch_bytes: options.batch_bytes,
+            max_entry: options.max_entry_bytes,
+            quota: AtomicU64::new(options.total_quota),
+            reserved: AtomicU64::new(0),
+            stray: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes that entries may take.
+    pub fn for_entries(&self) -> u64 {
+        self.quota.load(Ordering::Relaxed).saturating_sub(self.reserved.load(Ordering::Relaxed))
+    }
 }
 
 impl Shared {
+    /// A segment number that nobody else gets. What is written under it may hold entries only once the manifest
+    /// knows that it is used up.
+    pub fn claim_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Bytes of the quota in use.
+    pub fn used(&self) -> u64 {
+        self.table.read().used() + self.sizes.stray.load(Ordering::Relaxed)
+    }
+
     /// Changes the manifest, on disk first. After an error memory still has the old one.
     pub fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<(), IoFailure> {
         let mut manifest = self.manifest.lock();

@@ -1,11 +1,14 @@
 //! What services ask for and what they hear: the commands that travel through the tower stacks, with one
 //! error family each for writes and reads.
 
+pub mod operate;
+mod status;
 mod tasks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use status::*;
 pub use tasks::{RebuildProgress, RebuildRequest, SnapshotProgress, SnapshotRequest, TaskRefused, TaskState};
 
 use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Record, Refusal, Site, User, Write};

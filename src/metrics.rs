@@ -30,6 +30,8 @@ names! {
     counter CALL_PANICS = "steadfast_call_panics_total";
     /// Calls ended because the client did not read their results.
     counter CALLS_UNREAD = "steadfast_calls_unread_total";
+    /// Calls to the operations listener without a token that is known.
+    counter OPERATIONS_UNAUTHENTICATED = "steadfast_operations_unauthenticated_total";
     /// Open data connections.
     gauge CONNECTIONS = "steadfast_connections";
     /// Data connections accepted.
@@ -54,6 +56,8 @@ names! {
     gauge JOURNAL_SEGMENTS = "steadfast_journal_segments";
     /// Bytes of the journal's total quota in use.
     gauge JOURNAL_USED_BYTES = "steadfast_journal_used_bytes";
+    /// Seconds until the journal is full at the rate of the last minutes; infinite: it is not filling.
+    gauge JOURNAL_TIME_TO_FULL_SECONDS = "steadfast_journal_time_to_full_seconds";
     /// Entries that the journal did not take, by reason: overloaded, stalled, full, failed.
     counter JOURNAL_NOT_TAKEN = "steadfast_journal_not_taken_total";
     /// Writes answered from what is durable already, without a journal entry.

@@ -1,10 +1,14 @@
 //! From domain types to messages.
 
+use std::time::Duration;
+
 use prost_types::Timestamp;
 
 use super::status::Failure;
 use crate::command::{Outcome, ProfileView, Receipt, WriteState};
-use crate::model::{EventTime, Position, Refusal, Site, User, Value, ValueType};
+use crate::model::{
+    AttributeChange, Change, EventTime, Position, Refusal, Site, User, Value, ValueType, Write,
+};
 use crate::proto;
 use crate::store::AttributeInfo;
 
@@ -39,7 +43,8 @@ pub fn result(result: Result<Receipt, Failure>) -> proto::WriteResult {
     proto::WriteResult { result: Some(told) }
 }
 
-fn position(position: Position) -> proto::Position {
+/// A place in the journal.
+pub fn position(position: Position) -> proto::Position {
     proto::Position { node: position.node.to_string(), number: position.number }
 }
 
@@ -90,9 +95,55 @@ fn value(value: &Value) -> proto::Value {
     proto::Value { kind: Some(kind) }
 }
 
-fn event_time(time: EventTime) -> Timestamp {
+/// When something happened.
+pub fn event_time(time: EventTime) -> Timestamp {
     const SECOND: u64 = 1_000_000_000;
     Timestamp { seconds: (time.0 / SECOND) as i64, nanos: (time.0 % SECOND) as i32 }
+}
+
+/// A length of time.
+pub fn span(span: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: span.as_secs() as i64, nanos: span.subsec_nanos() as i32 }
+}
+
+/// A write of attributes, as it could be sent again.
+pub fn identify(site: &Site, write: &Write, changes: &[AttributeChange]) -> proto::IdentifyRequest {
+    use proto::attribute_change::Change as Told;
+    let strings =
+        |items: &[Box<str>]| proto::StringList { values: items.iter().map(ToString::to_string).collect() };
+    let changes = changes.iter().map(|change| {
+        let told = match &change.change {
+            Change::Set(given) => Told::Set(value(given)),
+            Change::SetOnce(given) => Told::SetOnce(value(given)),
+            Change::Unset => Told::Unset(()),
+            Change::Add(by) => Told::Add(*by),
+            Change::Append(items) => Told::Append(strings(items)),
+            Change::Union(items) => Told::Union(strings(items)),
+            Change::Remove(items) => Told::Remove(strings(items)),
+        };
+        proto::AttributeChange { name: change.name.to_string(), change: Some(told) }
+    });
+    proto::IdentifyRequest {
+        site: site.as_str().to_owned(),
+        user: write.user.as_str().to_owned(),
+        changes: changes.collect(),
+        occurred_at: write.occurred_at.map(event_time),
+        request_id: write.request_id.as_deref().unwrap_or_default().to_owned(),
+        if_version: write.if_version,
+        ..Default::default()
+    }
+}
+
+/// An erasure, as it could be sent again.
+pub fn delete(site: &Site, write: &Write) -> proto::DeleteProfileRequest {
+    proto::DeleteProfileRequest {
+        site: site.as_str().to_owned(),
+        user: write.user.as_str().to_owned(),
+        occurred_at: write.occurred_at.map(event_time),
+        request_id: write.request_id.as_deref().unwrap_or_default().to_owned(),
+        if_version: write.if_version,
+        ..Default::default()
+    }
 }
 
 /// An attribute of a site's registry.
@@ -127,7 +178,8 @@ pub fn write_state(state: &WriteState) -> Result<proto::GetWriteResponse, Failur
     Ok(proto::GetWriteResponse { state: state.into(), refusal: refusal.into(), message })
 }
 
-fn refusal_reason(reason: &Refusal) -> proto::RefusalReason {
+/// Why a write was refused.
+pub fn refusal_reason(reason: &Refusal) -> proto::RefusalReason {
     match reason {
         Refusal::VersionMismatch { .. } => proto::RefusalReason::VersionMismatch,
         Refusal::ListTooLong { .. } => proto::RefusalReason::ListTooLong,

@@ -5,6 +5,8 @@ pub mod codec;
 pub mod decode;
 mod duplex;
 pub mod encode;
+mod measure;
+pub mod operator;
 mod read;
 pub mod service;
 pub mod status;
@@ -12,4 +14,5 @@ mod transfer;
 mod write;
 
 pub use decode::Decoder;
+pub use measure::{Measured, Meters};
 pub use service::{Attributes, Reads, Writes};

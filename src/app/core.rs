@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::read::{EntrySource, ProfileCache, Read, ReadShared, Rebuild};
 use crate::sites::{SiteState, Sites};
 use crate::store::Store;
 use crate::store::generations::{self, GenerationOptions, Generations};
+use crate::store::metered::{Metered, StoreMeters};
 use crate::store::note::Distrust;
 use crate::store::service::StoreService;
 use crate::store::sled::{SledOptions, SledStore};
@@ -49,7 +50,10 @@ pub struct Core {
     pub replayed: Replayed,
     /// Whether the store is still being filled.
     pub rebuild: Arc<Rebuild>,
-    generations: Arc<Generations>,
+    /// The store's generations.
+    pub generations: Arc<Generations>,
+    /// What the store's calls are like.
+    pub meters: StoreMeters,
     progress: Progress,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -82,7 +86,8 @@ impl Core {
         })?;
         let (store, low_water) = (found.store, found.low_water);
         report(&opened, found.distrust);
-        let calls = wrap(Arc::clone(&store));
+        let meters = StoreMeters::new(Instant::now());
+        let calls: Arc<dyn Store> = Arc::new(Metered::new(wrap(Arc::clone(&store)), meters.clone()));
         let sites = Arc::new(Sites::new(config.limits.sites as usize));
         let requests = Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
         let refused = Arc::new(RefusedList::default());
@@ -172,6 +177,7 @@ impl Core {
             rebuild,
             replayed,
             generations,
+            meters,
             progress,
             stop,
             threads: vec![applier, checkpoints],

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod core;
 mod lookup;
+mod operate;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -14,19 +15,21 @@ mod upkeep;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::BuildError;
 use tokio::sync::watch;
 
 pub use self::core::Core;
 use self::lookup::NodeLookup;
+use self::operate::{Around, Operate};
 use self::upkeep::Upkeep;
-use crate::api::{Attributes, Decoder};
+use crate::api::operator::Operators;
+use crate::api::{Attributes, Decoder, Measured, Meters};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::model::limits::Limits;
-use crate::serve::{self, Listeners, Operations, ServeError, Serving};
+use crate::serve::{self, Listeners, Node, Operations, ServeError, Serving, TokenError};
 
 /// Why the server does not start, or did not stop in order.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum StartError {
     /// The listeners.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The token file.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] crate::journal::OpenError),
@@ -76,6 +82,7 @@ pub struct App {
     core: Core,
     serving: Serving,
     upkeep: Upkeep,
+    operate: Operate,
     drain_timeout: Duration,
     /// Where services call.
     pub data_address: SocketAddr,
@@ -88,6 +95,7 @@ impl App {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         // First, so that a second process fails before it touches anything.
         let listeners = Listeners::bind(&config.server)?;
+        let tokens = serve::tokens(&config.server)?;
         let address = |address: io::Result<SocketAddr>| address.map_err(StartError::Thread);
         let data_address = address(listeners.data_address())?;
         let operations_address = address(listeners.operations_address())?;
@@ -104,15 +112,29 @@ impl App {
         let reads = core.reads();
         let lookup = NodeLookup::new(&core, reads.clone());
         let decoder = Decoder { limits: limits(config), clock: Arc::clone(&clock) };
-        let attributes = Attributes::new(core.writes(), reads, Arc::new(lookup), decoder);
+        let node = Arc::new(Node::new(&config.server));
+        let meters = Meters::new(Instant::now());
+        let around = Around {
+            connections: Arc::clone(&node),
+            health: health.clone(),
+            operations: meters.clone(),
+            index_limit: config.store.index_capacity.0,
+            snapshots: None,
+            rebuilds: None,
+        };
+        let (operate, handles) = Operate::start(&core, around)?;
+        let operators = Operators::new(handles, decoder.clone());
+        let (writes, reads) = (Measured::new(core.writes(), meters.clone()), Measured::new(reads, meters));
+        let attributes = Attributes::new(writes, reads, Arc::new(lookup), decoder);
         let routes = serve::data_routes(attributes, &config.server, health_service.clone())?;
-        let operations =
-            Operations { routes: serve::operations_routes(health_service)?, metrics, health: health.clone() };
+        let operations_routes = serve::operations_routes(operators, health_service)?;
+        let operations = Operations { routes: operations_routes, metrics, health: health.clone(), tokens };
         runtime.block_on(health.accept());
-        let serving = serve::start(listeners, &config.server, config.data_runtimes(), routes, operations)?;
+        let serving =
+            serve::start(listeners, &config.server, config.data_runtimes(), routes, operations, node)?;
         let upkeep = Upkeep::start(&core, health, runtime)?;
         let drain_timeout = config.server.drain_timeout.0;
-        Ok(Self { core, serving, upkeep, drain_timeout, data_address, operations_address })
+        Ok(Self { core, serving, upkeep, operate, drain_timeout, data_address, operations_address })
     }
 
     /// The data side.
@@ -131,6 +153,7 @@ impl App {
         self.upkeep.refuse("draining");
         self.serving.drain();
         self.upkeep.stop();
+        self.operate.stop();
         let closed = self.core.close(self.drain_timeout);
         self.serving.stop();
         closed

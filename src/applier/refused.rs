@@ -89,6 +89,13 @@ impl RefusedList {
         outlived
     }
 
+    /// How many entries of `site` operators see.
+    pub fn listed_of(&self, site: &Site) -> u64 {
+        let state = self.0.read();
+        let of_site = state.entries.range((site.clone(), 0)..=(site.clone(), u64::MAX));
+        of_site.filter(|(_, summary)| summary.listed).count() as u64
+    }
+
     /// How many entries operators see.
     pub fn listed(&self) -> usize {
         self.0.read().entries.values().filter(|summary| summary.listed).count()

@@ -64,6 +64,8 @@ section! {
         operations_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50052)),
         /// Whether the operations listener may be reached from other machines without a token.
         insecure_operations: bool = false,
+        /// Who may call the operations listener: a file of lines `name:token`; empty: whoever reaches it.
+        operations_tokens: PathBuf = PathBuf::new(),
         /// Single-threaded runtimes that serve data connections; 0: one for each core.
         runtimes: u32 = 0,
         /// The largest message.

@@ -29,13 +29,24 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(settings: &config::Server) -> Self {
+    /// Nobody is connected yet.
+    pub fn new(settings: &config::Server) -> Self {
         Self {
             connections: AtomicUsize::new(0),
             max_connections: settings.max_connections as usize,
             calls: AtomicUsize::new(0),
             max_calls: settings.max_in_flight as usize,
         }
+    }
+
+    /// Open data connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many there may be.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
     }
 
     /// One more call, unless there are too many.

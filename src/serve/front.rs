@@ -190,6 +190,11 @@ fn failed(failure: Failure, method: Method) -> Reply {
     response
 }
 
+/// The answer to a call that is not let through.
+pub(super) fn refused(path: &str, failure: Failure) -> Reply {
+    failed(failure, method(path))
+}
+
 /// An answer to something that is not gRPC.
 fn plain(status: StatusCode) -> Reply {
     let mut response = Response::new(ReplyBody::text("this address speaks gRPC\n"));

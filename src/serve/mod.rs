@@ -13,6 +13,7 @@ mod method;
 mod operations;
 mod routes;
 mod timeout;
+mod tokens;
 
 use std::convert::Infallible;
 use std::io;
@@ -30,6 +31,7 @@ pub use body::ReplyBody;
 pub use health::{Health, health};
 pub use operations::Operations;
 pub use routes::{Router, data_routes, operations_routes};
+pub use tokens::{TokenError, Tokens};
 
 /// What the data listener serves: tonic's generated servers, or a [`Router`] over several.
 pub trait GrpcService:
@@ -72,9 +74,12 @@ pub enum ServeError {
     /// The operations listener would be open to the network.
     #[error(
         "the operations listener would be reachable from other machines at {0}, and whoever reaches it can stop \
-         writes: listen on a loopback address, or say --insecure-operations"
+         writes: give it server.operations_tokens, listen on a loopback address, or say --insecure-operations"
     )]
     Insecure(SocketAddr),
+    /// The token file.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// A thread or runtime could not be made.
     #[error("cannot start a {what} thread: {error}")]
     Thread {
@@ -104,9 +109,7 @@ impl Listeners {
     /// Binds both. Without `SO_REUSEPORT`: a second process must not share a port unnoticed.
     pub fn bind(settings: &config::Server) -> Result<Self, ServeError> {
         let operations = settings.operations_listen;
-        if !operations.ip().is_loopback() && !settings.insecure_operations {
-            return Err(ServeError::Insecure(operations));
-        }
+        check_open(settings)?;
         Ok(Self { data: bind("data", settings.listen)?, operations: bind("operations", operations)? })
     }
 
@@ -119,6 +122,19 @@ impl Listeners {
     pub fn operations_address(&self) -> io::Result<SocketAddr> {
         self.operations.local_addr()
     }
+}
+
+/// Refuses to be reachable from other machines without knowing who calls.
+fn check_open(settings: &config::Server) -> Result<(), ServeError> {
+    let address = settings.operations_listen;
+    let guarded = !settings.operations_tokens.as_os_str().is_empty() || settings.insecure_operations;
+    if address.ip().is_loopback() || guarded { Ok(()) } else { Err(ServeError::Insecure(address)) }
+}
+
+/// The tokens that the settings name; none if they name no file.
+pub fn tokens(settings: &config::Server) -> Result<Option<Tokens>, TokenError> {
+    let path = &settings.operations_tokens;
+    if path.as_os_str().is_empty() { Ok(None) } else { Tokens::load(path).map(Some) }
 }
 
 fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -147,9 +163,9 @@ pub fn start<S: GrpcService>(
     runtimes: usize,
     data: S,
     operations: Operations,
+    node: Arc<Node>,
 ) -> Result<Serving, ServeError> {
     let settings = Arc::new(settings.clone());
-    let node = Arc::new(Node::new(&settings));
     let (drain, draining) = watch::channel(false);
     let (stop_operations, operations_stopping) = watch::channel(false);
 

@@ -21,10 +21,13 @@ use super::accept::Node;
 use super::body::ReplyBody;
 use super::connection::Connection;
 use super::exec::Exec;
-use super::front::Front;
+use super::front::{Front, refused};
 use super::health::Health;
 use super::method::MethodMetrics;
+use super::tokens::Tokens;
 use super::{ServeError, config, runtime_thread, said};
+use crate::api::operator::fields::TokenName;
+use crate::api::status::Failure;
 
 /// Connections at once: people and monitoring, not services.
 const MAX_CONNECTIONS: usize = 256;
@@ -42,6 +45,8 @@ pub struct Operations {
     pub metrics: PrometheusHandle,
     /// Answers `/readyz`.
     pub health: Health,
+    /// Who may call; none: whoever reaches it. Monitoring's plain requests and gRPC health are open to all.
+    pub tokens: Option<Tokens>,
 }
 
 pub(super) fn start(
@@ -114,11 +119,11 @@ async fn serve(
         metrics,
         exec: exec.clone(),
     });
-    let service = service_fn(move |request: Request<Incoming>| {
-        let plain = plain(&request, &operations);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let answer = plain(&request, &operations).or_else(|| authenticate(&mut request, &operations));
         let front = Arc::clone(&front);
         async move {
-            match plain {
+            match answer {
                 Some(response) => Ok::<_, Infallible>(response),
                 None => front.handle(request).await,
             }
@@ -184,6 +189,20 @@ fn plain(request: &Request<Incoming>, operations: &Operations) -> Option<Respons
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     Some(response)
+}
+
+/// Notes who calls; an answer for those who may not.
+fn authenticate(request: &mut Request<Incoming>, operations: &Operations) -> Option<Response<ReplyBody>> {
+    let tokens = operations.tokens.as_ref()?;
+    if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+        return None;
+    }
+    if let Some(name) = tokens.name(request.headers()) {
+        request.extensions_mut().insert(TokenName(name));
+        return None;
+    }
+    metrics::counter!(crate::metrics::OPERATIONS_UNAUTHENTICATED).increment(1);
+    Some(refused(request.uri().path(), Failure::unauthenticated()))
 }
 
 const JSON: &str = "application/json";

@@ -11,9 +11,14 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::Service;
 
+use crate::api::operator::Operators;
 use crate::api::{Attributes, Reads, Writes};
 use crate::config;
 use crate::proto::attribute_service_server::AttributeServiceServer;
+use crate::proto::operator_service_server::OperatorServiceServer;
+
+/// The largest request of an operator: a list of positions.
+const OPERATORS_MESSAGE: usize = 1 << 20;
 
 /// The data service, reached by one comparison, and all others behind tonic's router.
 #[derive(Clone, Debug)]
@@ -78,13 +83,22 @@ pub fn data_routes<W: Writes, R: Reads>(
 ) -> Result<Router<AttributeServiceServer<Attributes<W, R>>>, tonic_reflection::server::Error> {
     let limit = usize::try_from(settings.max_message.0).unwrap_or(usize::MAX);
     let server = AttributeServiceServer::new(attributes).max_decoding_message_size(limit);
-    Ok(Router::new(server, operations_routes(health)?))
+    Ok(Router::new(server, common_routes(health)?))
 }
 
-/// What the operations listener serves besides plain HTTP: health and reflection.
+/// What the operations listener serves besides plain HTTP: the operators' service, health and reflection.
 pub fn operations_routes(
+    operators: Operators,
     health: HealthServer<HealthService>,
 ) -> Result<Routes, tonic_reflection::server::Error> {
+    let mut routes = Routes::builder();
+    routes.add_service(OperatorServiceServer::new(operators).max_decoding_message_size(OPERATORS_MESSAGE));
+    routes.add_service(health);
+    reflection(&mut routes)?;
+    Ok(routes.routes().prepare())
+}
+
+fn common_routes(health: HealthServer<HealthService>) -> Result<Routes, tonic_reflection::server::Error> {
     let mut routes = Routes::builder();
     routes.add_service(health);
     reflection(&mut routes)?;

@@ -264,6 +264,11 @@ impl Lane {
         self.parked.len()
     }
 
+    /// Entries of parked users.
+    pub fn parked_entries(&self) -> u64 {
+        self.parked.iter().filter_map(|user| self.chain(*user)).map(|chain| u64::from(chain.count)).sum()
+    }
+
     /// Looks at every waiting entry anew at the next `take`: something that held them may have changed.
     pub fn look_again(&mut self) {
         self.cursor = 0;

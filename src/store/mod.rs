@@ -10,6 +10,7 @@ pub mod faulty;
 pub mod generations;
 pub mod index;
 pub mod keys;
+pub mod metered;
 pub mod note;
 pub mod sled;
 

@@ -10,12 +10,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &["model"]),
     ("metrics", &[]),
+    ("meter", &[]),
     ("proto", &[]),
     ("config", &[]),
     ("breaker", &["metrics"]),
     ("fs", &[]),
     ("journal", &["model", "clock", "metrics", "fs"]),
-    ("store", &["model", "clock", "metrics"]),
+    ("store", &["model", "clock", "metrics", "meter"]),
     // The commands speak of what stores and journals hold.
     ("command", &["model", "store"]),
     // A site's lane holds entries on their way, and its registry is what the store knows.
@@ -24,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("read", &["model", "command", "sites", "store", "journal", "accept", "metrics"]),
     ("accept", &["model", "command", "sites", "store", "journal", "read", "clock", "metrics"]),
     ("applier", &["model", "command", "sites", "store", "journal", "read", "accept", "clock", "metrics"]),
-    ("api", &["model", "command", "proto", "clock", "metrics", "store"]),
+    ("api", &["model", "command", "proto", "clock", "metrics", "meter", "store"]),
     ("serve", &["api", "command", "config", "metrics", "proto"]),
     // A snapshot holds records, and the request ids that acceptance knows as done.
     ("snapshot", &["model", "store", "journal", "fs", "accept", "sites", "command", "clock", "metrics"]),

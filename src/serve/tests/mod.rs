@@ -14,6 +14,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::api::operator::{Handles, Operators};
 use crate::api::{Attributes, Decoder};
 use crate::clock::SystemClock;
 use crate::command::*;
@@ -94,18 +95,20 @@ async fn server(writes: Script, adjust: impl FnOnce(&mut config::Server)) -> Ser
     adjust(&mut settings);
     let decoder = Decoder { limits: Limits::default(), clock: Arc::new(SystemClock) };
     let writes = tower::service_fn(move |request| writes(request));
-    let attributes = Attributes::new(writes, tower::service_fn(no_profiles), Arc::new(Nothing), decoder);
+    let attributes =
+        Attributes::new(writes, tower::service_fn(no_profiles), Arc::new(Nothing), decoder.clone());
     let (health, service) = health().await;
     let listeners = Listeners::bind(&settings).unwrap();
     let data = listeners.data_address().unwrap();
     let operations = listeners.operations_address().unwrap();
     let routes = data_routes(attributes, &settings, service.clone()).unwrap();
     let operators = Operations {
-        routes: operations_routes(service).unwrap(),
+        routes: operations_routes(Operators::new(Handles::default(), decoder), service).unwrap(),
         metrics: crate::metrics::install().unwrap(),
         health: health.clone(),
+        tokens: None,
     };
-    let serving = start(listeners, &settings, 2, routes, operators).unwrap();
+    let serving = start(listeners, &settings, 2, routes, operators, Arc::new(Node::new(&settings))).unwrap();
     Server { serving: Some(serving), data, operations, health }
 }
 

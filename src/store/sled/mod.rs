@@ -95,6 +95,7 @@ struct Shared {
     written_bytes: AtomicU64,
     flushed_bytes: AtomicU64,
     damaged: AtomicBool,
+    profiles: AtomicU64,
 }
 
 impl Shared {
@@ -150,6 +151,7 @@ impl SledStore {
             written_bytes: AtomicU64::new(0),
             flushed_bytes: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            profiles: AtomicU64::new(mark.profiles),
         });
         let no_thread = |e| StoreError::Io(format!("cannot start a thread: {e}"));
         let pool = |name, threads| {
@@ -184,6 +186,14 @@ impl SledStore {
     /// How far it has come, as of the last finished commit.
     pub fn mark(&self) -> Mark {
         self.shared.writer.lock().mark()
+    }
+
+    /// Profiles in it, about. Never waits for a commit that hangs: then it is what was known before.
+    pub fn profiles(&self) -> u64 {
+        if let Some(writer) = self.shared.writer.try_lock() {
+            self.shared.profiles.store(writer.mark().profiles, Ordering::Relaxed);
+        }
+        self.shared.profiles.load(Ordering::Relaxed)
     }
 
     /// The mark that was found at open; none in a generation without commits.

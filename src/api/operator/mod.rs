@@ -1,0 +1,213 @@
+//! `steadfast.v1.OperatorService`: each method decodes, asks a handle, encodes. The handles answer from memory,
+//! so that operators are answered whatever the store does. One file a group of methods.
+
+mod attributes;
+mod failures;
+pub mod fields;
+mod process;
+mod quota;
+mod refused;
+mod status;
+mod tasks;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::decode::Decoder;
+use super::service::take;
+use super::status::Failure;
+use crate::command::operate::{
+    AttributeStates, HandOvers, Quotas, RebuildTasks, RefusedDesk, SnapshotTasks, StatusSource,
+};
+use crate::proto::{self, operator_service_server};
+
+/// What the service works on: one handle for each group. Without a handle its methods are UNIMPLEMENTED.
+#[derive(Clone, Default)]
+pub struct Handles {
+    /// `GetStatus`, `WatchStatus`.
+    pub status: Option<Arc<dyn StatusSource>>,
+    /// `HandOver`.
+    pub hand_over: Option<Arc<dyn HandOvers>>,
+    /// `SetQuota`.
+    pub quotas: Option<Arc<dyn Quotas>>,
+    /// `TakeSnapshot`.
+    pub snapshots: Option<Arc<dyn SnapshotTasks>>,
+    /// `RebuildStore`.
+    pub rebuilds: Option<Arc<dyn RebuildTasks>>,
+    /// `SetAttributeState`.
+    pub attributes: Option<Arc<dyn AttributeStates>>,
+    /// `ListRefused`, `ResolveRefused`.
+    pub refused: Option<Arc<dyn RefusedDesk>>,
+}
+
+/// `steadfast.v1.OperatorService`.
+#[derive(Clone)]
+pub struct Operators {
+    handles: Handles,
+    /// Checks names.
+    decoder: Decoder,
+}
+
+impl std::fmt::Debug for Operators {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Operators").finish_non_exhaustive()
+    }
+}
+
+impl Operators {
+    /// The service.
+    pub fn new(handles: Handles, decoder: Decoder) -> Self {
+        Self { handles, decoder }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// A handle, or why there is none.
+fn given<'a, T: ?Sized>(handle: Option<&'a Arc<T>>, method: &str) -> Result<&'a Arc<T>, Failure> {
+    handle.ok_or_else(|| Failure::not_supported(method))
+}
+
+#[tonic::async_trait]
+impl operator_service_server::OperatorService for Operators {
+    type WatchStatusStream = status::Watch;
+
+    async fn place_hold(&self, _: Request<proto::PlaceHoldRequest>) -> Answer<proto::PlaceHoldResponse> {
+        Err(Failure::not_supported("PlaceHold").into())
+    }
+
+    async fn extend_hold(&self, _: Request<proto::ExtendHoldRequest>) -> Answer<proto::ExtendHoldResponse> {
+        Err(Failure::not_supported("ExtendHold").into())
+    }
+
+    async fn release_hold(
+        &self,
+        _: Request<proto::ReleaseHoldRequest>,
+    ) -> Answer<proto::ReleaseHoldResponse> {
+        Err(Failure::not_supported("ReleaseHold").into())
+    }
+
+    async fn list_holds(&self, _: Request<proto::ListHoldsRequest>) -> Answer<proto::ListHoldsResponse> {
+        Err(Failure::not_supported("ListHolds").into())
+    }
+
+    async fn list_hold_events(
+        &self,
+        _: Request<proto::ListHoldEventsRequest>,
+    ) -> Answer<proto::ListHoldEventsResponse> {
+        Err(Failure::not_supported("ListHoldEvents").into())
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<proto::GetStatusRequest>,
+    ) -> Answer<proto::GetStatusResponse> {
+        let (request, _) = take(request);
+        let query = self.status_query(request.site, request.max_sites)?;
+        let source = given(self.handles.status.as_ref(), "GetStatus")?;
+        let status = status::encode(&source.status(&query));
+        Ok(Response::new(proto::GetStatusResponse { status: Some(status) }))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<proto::WatchStatusRequest>,
+    ) -> Answer<Self::WatchStatusStream> {
+        let (request, call) = take(request);
+        Ok(Response::new(self.watch(request, &call)?))
+    }
+
+    async fn override_breaker(
+        &self,
+        _: Request<proto::OverrideBreakerRequest>,
+    ) -> Answer<proto::OverrideBreakerResponse> {
+        Err(Failure::not_supported("OverrideBreaker").into())
+    }
+
+    async fn set_replay_pace(
+        &self,
+        _: Request<proto::SetReplayPaceRequest>,
+    ) -> Answer<proto::SetReplayPaceResponse> {
+        Err(Failure::not_supported("SetReplayPace").into())
+    }
+
+    async fn set_quota(&self, request: Request<proto::SetQuotaRequest>) -> Answer<proto::SetQuotaResponse> {
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.quota(take(request).0, &caller)?))
+    }
+
+    async fn take_snapshot(
+        &self,
+        request: Request<proto::TakeSnapshotRequest>,
+    ) -> Answer<proto::TakeSnapshotResponse> {
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.snapshot(take(request).0, &caller)?))
+    }
+
+    async fn rebuild_store(
+        &self,
+        request: Request<proto::RebuildStoreRequest>,
+    ) -> Answer<proto::RebuildStoreResponse> {
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.rebuild(take(request).0, &caller)?))
+    }
+
+    async fn hand_over(&self, request: Request<proto::HandOverRequest>) -> Answer<proto::HandOverResponse> {
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.give_away(take(request).0, &caller).await?))
+    }
+
+    async fn set_attribute_state(
+        &self,
+        request: Request<proto::SetAttributeStateRequest>,
+    ) -> Answer<proto::SetAttributeStateResponse> {
+        let caller = fields::Caller::of(&request);
+        let (request, call) = take(request);
+        Ok(Response::new(self.attribute_state(request, &caller, &call).await?))
+    }
+
+    async fn list_incidents(
+        &self,
+        _: Request<proto::ListIncidentsRequest>,
+    ) -> Answer<proto::ListIncidentsResponse> {
+        Err(Failure::not_supported("ListIncidents").into())
+    }
+
+    async fn get_incident(
+        &self,
+        _: Request<proto::GetIncidentRequest>,
+    ) -> Answer<proto::GetIncidentResponse> {
+        Err(Failure::not_supported("GetIncident").into())
+    }
+
+    async fn list_refused(
+        &self,
+        request: Request<proto::ListRefusedRequest>,
+    ) -> Answer<proto::ListRefusedResponse> {
+        Ok(Response::new(self.refused_list(take(request).0)?))
+    }
+
+    async fn resolve_refused(
+        &self,
+        request: Request<proto::ResolveRefusedRequest>,
+    ) -> Answer<proto::ResolveRefusedResponse> {
+        let caller = fields::Caller::of(&request);
+        let (request, call) = take(request);
+        Ok(Response::new(self.resolve(request, &caller, &call).await?))
+    }
+
+    async fn inject_fault(
+        &self,
+        _: Request<proto::InjectFaultRequest>,
+    ) -> Answer<proto::InjectFaultResponse> {
+        Err(Failure::not_supported("InjectFault").into())
+    }
+
+    async fn clear_faults(
+        &self,
+        _: Request<proto::ClearFaultsRequest>,
+    ) -> Answer<proto::ClearFaultsResponse> {
+        Err(Failure::not_supported("ClearFaults").into())
+    }
+}

@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 pub mod fs;
 pub mod journal;
+pub mod kill_switch;
 pub mod meter;
 pub mod metrics;
 pub mod model;

@@ -94,6 +94,18 @@ names! {
     gauge STORE_UNFLUSHED_BYTES = "steadfast_store_unflushed_bytes";
     /// Age of the oldest call that runs in the store, seconds.
     gauge STORE_OLDEST_CALL_SECONDS = "steadfast_store_oldest_call_seconds";
+    /// Holds in force, by mode: observe, defer, reject.
+    gauge HOLDS = "steadfast_holds";
+    /// Holds that end by themselves within 10 minutes.
+    gauge HOLDS_EXPIRING = "steadfast_holds_expiring";
+    /// Holds that are not on disk, and would not survive a restart.
+    gauge HOLDS_NOT_DURABLE = "steadfast_holds_not_durable";
+    /// Whether the holds could not be read at start, so that all writes are deferred.
+    gauge HOLDS_UNREADABLE = "steadfast_holds_unreadable";
+    /// Requests that holds stopped, by effect: deferred, rejected.
+    counter HELD_REQUESTS = "steadfast_held_requests_total";
+    /// Events of holds and overrides that could not be written to the audit log.
+    counter AUDIT_FAILURES = "steadfast_audit_failures_total";
     /// Whether the store is complete: 0 while it is being filled from the journal.
     gauge STORE_COMPLETE = "steadfast_store_complete";
     /// Seconds that a flush of the store took.

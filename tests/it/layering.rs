@@ -14,6 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("config", &[]),
     ("breaker", &["metrics"]),
+    ("kill_switch", &["model", "metrics", "fs"]),
     ("fs", &[]),
     ("journal", &["model", "clock", "metrics", "fs"]),
     ("store", &["model", "clock", "metrics", "meter"]),

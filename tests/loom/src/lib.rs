@@ -1,12 +1,20 @@
-//! Every interleaving of calls with the thread that ticks, over the breaker's lock-free counters.
+//! Every interleaving of calls with the thread that ticks, over the breaker's lock-free counters; and of
+//! requests with an operator who places a hold, over the kill switch's.
 #![cfg(test)]
 
 #[expect(dead_code, reason = "the tests need a part of it")]
 #[path = "../../../src/breaker/window.rs"]
 mod window;
 
+mod epochs;
+
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+
+    /// loom takes `SeqCst` accesses for `AcqRel` ones; here is the order that they have besides.
+    pub(crate) fn in_one_order() {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
 }
 
 use loom::sync::Arc;

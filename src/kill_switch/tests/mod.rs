@@ -1,0 +1,5 @@
+mod concurrency;
+mod crash;
+mod lifecycle;
+mod service;
+mod support;

@@ -110,6 +110,22 @@ names! {
     gauge STORE_COMPLETE = "steadfast_store_complete";
     /// Seconds that a flush of the store took.
     histogram STORE_FLUSH_SECONDS = "steadfast_store_flush_seconds";
+    /// Writes answered as deferred: kept, and not applied yet.
+    counter WRITES_DEFERRED = "steadfast_writes_deferred_total";
+    /// Writes not accepted, or not known to be, for no fault of the caller, by reason.
+    counter WRITES_REJECTED = "steadfast_writes_rejected_total";
+    /// Reads of profiles not answered, by reason.
+    counter READS_REJECTED = "steadfast_reads_rejected_total";
+    /// Incidents since the first start.
+    counter INCIDENTS = "steadfast_incidents_total";
+    /// Incidents that are not resolved.
+    gauge INCIDENTS_OPEN = "steadfast_incidents_open";
+    /// Events that no incident records, because too many came or too many incidents were open at once.
+    counter INCIDENT_EVENTS_DROPPED = "steadfast_incident_events_dropped_total";
+    /// Times that incidents could not be written down; they are then kept in memory only.
+    counter INCIDENTS_NOT_SAVED = "steadfast_incidents_not_saved_total";
+    /// Files of incidents that could not be read to their end, and were set aside.
+    counter INCIDENTS_UNREADABLE = "steadfast_incidents_unreadable_total";
 }
 
 /// Buckets of all histograms, in seconds: 50 us to 60 s.

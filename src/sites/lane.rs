@@ -115,6 +115,13 @@ impl Lane {
         self.slots.iter().take(self.durable).find(waits).map(|slot| slot.position)
     }
 
+    /// How many durable entries wait whose positions lie within `from..=to`.
+    pub fn waiting_within(&self, from: u64, to: u64) -> usize {
+        let durable = self.slots.range(..self.durable.min(self.slots.len()));
+        let begin = self.slots.partition_point(|slot| slot.position != 0 && slot.position < from);
+        durable.skip(begin).take_while(|slot| slot.position <= to).filter(|slot| slot.state != State::Done).count()
+    }
+
     /// The position of the newest durable entry here; none if nothing durable is kept in memory.
     pub fn last_durable(&self) -> Option<u64> {
         self.durable.checked_sub(1).and_then(|at| self.slots.get(at)).map(|slot| slot.position)

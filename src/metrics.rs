@@ -116,6 +116,8 @@ names! {
     counter WRITES_REJECTED = "steadfast_writes_rejected_total";
     /// Reads of profiles not answered, by reason.
     counter READS_REJECTED = "steadfast_reads_rejected_total";
+    /// Users whose entries are parked now.
+    gauge PARKED_USERS = "steadfast_parked_users";
     /// Incidents since the first start.
     counter INCIDENTS = "steadfast_incidents_total";
     /// Incidents that are not resolved.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::Pending;
 use crate::command::WriteError;
 use crate::journal::{Committed, JournalError, Kept, Sink};
+use crate::ledger::Ledger;
 use crate::sites::SiteState;
 
 /// The configuration that a batch is accepted under; it travels with the batch.
@@ -71,14 +72,20 @@ pub struct JournalSink {
     ready: UnboundedSender<Arc<SiteState>>,
     hot: HotMemory,
     settled: Arc<AtomicU64>,
+    ledger: Arc<Ledger>,
 }
 
 impl JournalSink {
     /// Lanes with work go to `ready`: each at most once until the applier has found it empty, so that
     /// the channel holds at most one message a site. `settled` follows the last position that the lanes
-    /// have learnt of.
-    pub fn new(ready: UnboundedSender<Arc<SiteState>>, hot: HotMemory, settled: Arc<AtomicU64>) -> Self {
-        Self { ready, hot, settled }
+    /// have learnt of; `ledger` counts them.
+    pub fn new(
+        ready: UnboundedSender<Arc<SiteState>>,
+        hot: HotMemory,
+        settled: Arc<AtomicU64>,
+        ledger: Arc<Ledger>,
+    ) -> Self {
+        Self { ready, hot, settled, ledger }
     }
 }
 
@@ -86,6 +93,7 @@ impl Sink<Arc<Pending>> for JournalSink {
     fn committed(&mut self, batch: Vec<Committed<Arc<Pending>>>) {
         let keep = self.hot.has_room();
         let last = batch.last().map(|done| done.position);
+        let book = self.ledger.enter();
         for done in batch {
             let pending = done.ticket;
             // Set once, here: an entry becomes durable once.
@@ -94,6 +102,7 @@ impl Sink<Arc<Pending>> for JournalSink {
             // and a read that follows the answer finds the entry in the lane.
             let mut lane = pending.site.lane.lock();
             let schedule = lane.settle(done.position, done.offset, keep);
+            book.accepted(&pending.site.site, done.position);
             pending.ticket.durable(done.position);
             drop(lane);
             if schedule {

@@ -18,8 +18,10 @@ use crate::applier::replay::{Replay, Replayed};
 use crate::applier::{Applier, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::incident::{Answers, IncidentOptions, IncidentThread, Incidents};
 use crate::journal::fs::RealFs;
 use crate::journal::{BatchSettings, Journal, JournalOptions, Opened};
+use crate::ledger::Ledger;
 use crate::model::EventTime;
 use crate::model::evaluate::SEMANTICS;
 use crate::read::{EntrySource, ProfileCache, Read, ReadShared, Rebuild};
@@ -54,6 +56,10 @@ pub struct Core {
     pub generations: Arc<Generations>,
     /// What the store's calls are like.
     pub meters: StoreMeters,
+    /// The incidents.
+    pub incidents: Incidents,
+    ledger: Arc<Ledger>,
+    recording: Option<IncidentThread>,
     progress: Progress,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -108,6 +114,16 @@ impl Core {
         let (replayed, lanes) =
             replay.run(&opened.reader, low_water.replay_from().min(opened.reader.first_since(ids_since)))?;
         usage.pending.store(replayed.pending_bytes, Ordering::Relaxed);
+        let ledger = Arc::new(Ledger::new(opened.end));
+        // Before anything is applied or accepted: what an earlier process left open is counted on.
+        let (incidents, recording) = Incidents::start(IncidentOptions {
+            dir: config.control.dir.clone(),
+            fs: Arc::new(RealFs),
+            clock: Arc::clone(&clock),
+            ledger: Arc::clone(&ledger),
+            sites: Arc::clone(&sites),
+        })
+        .map_err(StartError::Thread)?;
         for lane in lanes {
             // The receiver is right here.
             drop(ready.0.send(lane));
@@ -120,7 +136,7 @@ impl Core {
         let rebuild =
             Rebuild::new(Arc::clone(&sites), generations.is_complete(), opened.end, replayed.pending);
         let (node, reader) = (opened.node, opened.reader.clone());
-        let journal = start_journal(opened, stamp, &ready.0, &hot, &settled)?;
+        let journal = start_journal(opened, stamp, &ready.0, &hot, &settled, &ledger)?;
         let entries = EntrySource::new(node, reader, stamp);
         let applier = Applier {
             sites: Arc::clone(&sites),
@@ -129,6 +145,7 @@ impl Core {
             requests: Arc::clone(&requests),
             refused: Arc::clone(&refused),
             usage: Arc::clone(&usage),
+            ledger: Arc::clone(&ledger),
             clock: Arc::clone(&clock),
             turns: config.applier.outstanding as usize,
             turn_entries: config.applier.commit_entries as usize,
@@ -176,6 +193,9 @@ impl Core {
             calls,
             rebuild,
             replayed,
+            incidents,
+            ledger,
+            recording: Some(recording),
             generations,
             meters,
             progress,
@@ -194,6 +214,11 @@ impl Core {
         Read::new(Arc::clone(&self.read), self.store_service())
     }
 
+    /// `stack` with its answers counted: to be put around everything else.
+    pub fn counted<S>(&self, stack: S) -> Answers<S> {
+        Answers::new(stack, Arc::clone(&self.ledger))
+    }
+
     fn store_service(&self) -> StoreService {
         StoreService::new(Arc::clone(&self.calls))
     }
@@ -209,6 +234,9 @@ impl Core {
             if thread.join().is_err() {
                 tracing::error!(name, "a thread panicked");
             }
+        }
+        if let Some(recording) = self.recording.take() {
+            recording.stop();
         }
         let low_water = self.progress.low_water();
         if !self.store.is_damaged() && self.rebuild.is_finished() {
@@ -294,8 +322,9 @@ fn start_journal(
     ready: &UnboundedSender<Arc<SiteState>>,
     hot: &HotMemory,
     settled: &Arc<AtomicU64>,
+    ledger: &Arc<Ledger>,
 ) -> Result<Journal<Arc<Pending>>, StartError> {
-    let sink = JournalSink::new(ready.clone(), hot.clone(), Arc::clone(settled));
+    let sink = JournalSink::new(ready.clone(), hot.clone(), Arc::clone(settled), Arc::clone(ledger));
     let settings = BatchSettings { refresh_after: stamp.refresh_after, semantics: stamp.semantics };
     Ok(opened.start(move || settings, Box::new(sink))?)
 }

@@ -125,6 +125,7 @@ impl App {
         let (operate, handles) = Operate::start(&core, around)?;
         let operators = Operators::new(handles, decoder.clone());
         let (writes, reads) = (Measured::new(core.writes(), meters.clone()), Measured::new(reads, meters));
+        let (writes, reads) = (core.counted(writes), core.counted(reads));
         let attributes = Attributes::new(writes, reads, Arc::new(lookup), decoder);
         let routes = serve::data_routes(attributes, &config.server, health_service.clone())?;
         let operations_routes = serve::operations_routes(operators, health_service)?;

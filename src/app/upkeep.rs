@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{Core, StartError};
 use crate::accept::Shared;
 use crate::applier::RefusedList;
+use crate::incident::{Incidents, JournalWatch, ParkedWatch};
 use crate::journal::JournalState;
 use crate::metrics as names;
 use crate::read::Rebuild;
@@ -40,6 +41,7 @@ impl Upkeep {
             refused: Arc::clone(&core.refused),
             store: Arc::clone(&core.store),
             rebuild: Arc::clone(&core.rebuild),
+            incidents: core.incidents.clone(),
         };
         let work = move || runtime.block_on(run(watched, health, say, stopping));
         let thread = std::thread::Builder::new()
@@ -76,6 +78,7 @@ struct Watched {
     refused: Arc<RefusedList>,
     store: Arc<SledStore>,
     rebuild: Arc<Rebuild>,
+    incidents: Incidents,
 }
 
 async fn run(
@@ -86,6 +89,7 @@ async fn run(
 ) {
     let mut tick: u32 = 0;
     let mut accepting = true;
+    let (mut journal_watch, mut parked_watch) = (JournalWatch::default(), ParkedWatch::default());
     loop {
         tokio::select! {
             biased;
@@ -96,7 +100,9 @@ async fn run(
             }
             () = tokio::time::sleep(PERIOD) => {}
         }
-        let refusing = match watched.shared.journal.state() {
+        let state = watched.shared.journal.state();
+        watch_journal(&watched, &state, &mut journal_watch);
+        let refusing = match state {
             JournalState::Running => None,
             JournalState::Stalled(age) => Some(format!("the journal's disk has not answered for {age:?}")),
             JournalState::Failed(error) => {
@@ -119,13 +125,37 @@ async fn run(
         }
         if tick.is_multiple_of(METRICS_EVERY) {
             measure(&watched);
+            watch_parked(&watched, &mut parked_watch);
         }
         tick = tick.wrapping_add(1);
     }
 }
 
+fn watch_journal(watched: &Watched, state: &JournalState, watch: &mut JournalWatch) {
+    let (failed, stalled) = match state {
+        JournalState::Running | JournalState::Closed => (None, None),
+        JournalState::Stalled(age) => (None, Some(*age)),
+        JournalState::Failed(error) => (Some(error.to_string()), None),
+    };
+    let usage = watched.shared.journal.usage();
+    let limit = usage.limit.saturating_sub(usage.reserved);
+    if let Some((level, message)) = watch.look(failed.as_deref(), stalled, usage.used, limit) {
+        watched.incidents.journal(level, message);
+    }
+}
+
+fn watch_parked(watched: &Watched, watch: &mut ParkedWatch) {
+    let sites = watched.shared.sites.all();
+    let parked = sites.iter().map(|site| (site.site.clone(), site.lane.lock().parked() as u64));
+    let parked: Vec<_> = parked.filter(|(_, users)| *users > 0).collect();
+    gauge!(names::PARKED_USERS).set(parked.iter().map(|(_, users)| *users).sum::<u64>() as f64);
+    for (site, users, message) in watch.look(parked) {
+        watched.incidents.parked(&site, users, message);
+    }
+}
+
 fn measure(watched: &Watched) {
-    let Watched { shared, refused, store, rebuild } = watched;
+    let Watched { shared, refused, store, rebuild, .. } = watched;
     let usage = &shared.usage;
     gauge!(names::PENDING_BYTES).set(usage.pending.load(Ordering::Relaxed) as f64);
     gauge!(names::STALLED_BYTES).set(usage.stalled.load(Ordering::Relaxed) as f64);

@@ -26,6 +26,7 @@ use tower::Service;
 
 use crate::accept::{End, RequestKey, Requests, Usage, Verdict};
 use crate::clock::Clock;
+use crate::ledger::{Ending, Ledger};
 use crate::model::{Command, ProfileKey, Record, User, hash};
 use crate::read::{EntrySource, ProfileCache, Stamped};
 use crate::sites::{EntryRef, SiteState, Sites};
@@ -57,6 +58,8 @@ pub struct Applier<S> {
     pub refused: Arc<RefusedList>,
     /// Waiting bytes.
     pub usage: Arc<Usage>,
+    /// Counts what becomes of entries.
+    pub ledger: Arc<Ledger>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Turns under way at once, over all lanes.
@@ -453,13 +456,19 @@ where
                 // An entry read back from the journal has no ticket; a retry may wait all the same.
                 ticket = self.applier.requests.end(key, payload, verdict.clone(), now).or(ticket);
             }
-            dealt_with.push(reference.position);
+            dealt_with.push((reference.position, ending(&verdict.end)));
             if let Some(ticket) = ticket {
                 tell.push((ticket, verdict));
             }
         }
+        let book = self.applier.ledger.enter();
         let mut lane = site.lane.lock();
-        let freed = lane.finish(dealt_with);
+        if book.is_open() {
+            for &(position, ending) in &dealt_with {
+                book.ended(&site.site, position, ending);
+            }
+        }
+        let freed = lane.finish(dealt_with.into_iter().map(|(position, _)| position));
         if !put_back.is_empty() {
             lane.put_back(put_back);
         }
@@ -467,10 +476,20 @@ where
             self.applier.usage.stalled.fetch_sub(freed, Ordering::Relaxed);
         }
         drop(lane);
+        drop(book);
         self.applier.usage.pending.fetch_sub(freed, Ordering::Relaxed);
         for (ticket, verdict) in tell {
             ticket.end(verdict);
         }
+    }
+}
+
+fn ending(end: &End) -> Ending {
+    match end {
+        End::Applied { .. } => Ending::Applied,
+        End::Unchanged { .. } => Ending::Unchanged,
+        End::Duplicate { .. } => Ending::Duplicate,
+        End::Refused(_) => Ending::Refused,
     }
 }
 

@@ -50,6 +50,8 @@ section! {
         requests: Requests = Requests::default(),
         /// The applier.
         applier: Applier = Applier::default(),
+        /// What operators and incidents leave behind.
+        control: Control = Control::default(),
         /// What is logged.
         log: Log = Log::default(),
     }
@@ -209,6 +211,14 @@ section! {
 }
 
 section! {
+    /// What operators and incidents leave behind.
+    Control {
+        /// Where it is; by default `control` under `data_dir`. Not under the store's directory.
+        dir: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
     /// What is logged, to standard error.
     Log {
         /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,steadfast::journal=debug`.
@@ -241,7 +251,11 @@ const fn millis(n: u64) -> Span {
 impl Config {
     /// Fills in the directories that were left to `data_dir`.
     fn resolve(&mut self) {
-        for (dir, name) in [(&mut self.journal.dir, "journal"), (&mut self.store.dir, "store")] {
+        for (dir, name) in [
+            (&mut self.journal.dir, "journal"),
+            (&mut self.store.dir, "store"),
+            (&mut self.control.dir, "control"),
+        ] {
             if dir.as_os_str().is_empty() {
                 *dir = self.data_dir.join(name);
             }

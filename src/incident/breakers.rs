@@ -147,7 +147,10 @@ mod tests {
         let transition = transition(&event).unwrap();
         assert_eq!(transition.scope, Scope::site(Operation::Apply, Site::new("acme")));
         assert_eq!(transition.change, Change::Breaker(Breaker::Open));
-        assert_eq!(transition.message, "Breaker apply/acme opened: a call hangs and none ends; oldest call 760 ms");
+        assert_eq!(
+            transition.message,
+            "Breaker apply/acme opened: a call hangs and none ends; oldest call 760 ms"
+        );
         let evidence = transition.evidence.unwrap();
         assert_eq!((evidence.rule, evidence.since), (Some(Rule::Stall), Duration::from_millis(760)));
     }

@@ -216,8 +216,7 @@ impl Recorder {
                 continue;
             }
             let catch_up_to = *head.catch_up_to.get_or_insert_with(|| backlog.durable());
-            let oldest =
-                if delays_writes(head) { backlog.oldest_waiting(&head.scopes) } else { None };
+            let oldest = if delays_writes(head) { backlog.oldest_waiting(&head.scopes) } else { None };
             if oldest.is_some_and(|oldest| oldest <= catch_up_to) {
                 continue;
             }
@@ -351,7 +350,9 @@ fn resolve(incident: &mut Incident, now: EventTime, waiting: u64) {
     let message = match (delays_writes(head), waiting) {
         (false, _) => "Resolved".to_owned(),
         (true, 0) => "Resolved: all that waited has been applied".to_owned(),
-        (true, waiting) => format!("Resolved: all that waited has been applied; {waiting} newer entries are on their way"),
+        (true, waiting) => {
+            format!("Resolved: all that waited has been applied; {waiting} newer entries are on their way")
+        }
     };
     let scope = head.scopes.first().cloned().unwrap_or_default();
     incident.push(Event { at: now, change: None, state: State::Resolved, message, scope, evidence: None });

@@ -35,11 +35,18 @@ fn write_page(page: &mut String, incident: &Incident) -> std::fmt::Result {
     for line in impact(incident) {
         writeln!(page, "- {line}")?;
     }
-    writeln!(page, "\n## Times\n\nCounted from the first evidence: when the oldest of the calls that showed it began.\n")?;
+    writeln!(
+        page,
+        "\n## Times\n\nCounted from the first evidence: when the oldest of the calls that showed it began.\n"
+    )?;
     writeln!(page, "| | |\n|---|---|")?;
     let line = |duration: &Option<Duration>| duration.as_ref().map_or("not yet".to_owned(), span);
     writeln!(page, "| to detect | {} |", line(&incident.time_to_detect))?;
-    writeln!(page, "| to mitigate: the sick part is kept from the store | {} |", line(&incident.time_to_mitigate))?;
+    writeln!(
+        page,
+        "| to mitigate: the sick part is kept from the store | {} |",
+        line(&incident.time_to_mitigate)
+    )?;
     writeln!(page, "| to resolve: all that waited is applied | {} |", line(&incident.time_to_resolve))?;
     writeln!(page, "| most entries waiting at once | {} |", thousands(incident.peak_pending))?;
     timeline(page, incident)?;
@@ -56,9 +63,8 @@ fn impact(incident: &Incident) -> Vec<String> {
         lines.push(format!("Affected: {}.", places.join(", ")));
     }
     let operations: Vec<BreakerOperation> = incident.scopes.iter().map(BreakerScope::operation).collect();
-    let concerns = |operation| {
-        operations.iter().any(|one| *one == operation || *one == BreakerOperation::Unspecified)
-    };
+    let concerns =
+        |operation| operations.iter().any(|one| *one == operation || *one == BreakerOperation::Unspecified);
     let mut untouched = Vec::new();
     if !incident.scopes.is_empty() && incident.scopes.iter().all(|scope| !scope.site.is_empty()) {
         untouched.push("all other sites");
@@ -67,7 +73,8 @@ fn impact(incident: &Incident) -> Vec<String> {
         untouched.push("writes");
     }
     let accounts = incident.accounts.clone().unwrap_or_default();
-    if !concerns(BreakerOperation::Load) && !concerns(BreakerOperation::Query) && accounts.reads_rejected == 0 {
+    if !concerns(BreakerOperation::Load) && !concerns(BreakerOperation::Query) && accounts.reads_rejected == 0
+    {
         untouched.push("reads");
     }
     if concerns(BreakerOperation::Apply) {
@@ -123,20 +130,34 @@ fn proof(page: &mut String, accounts: &IncidentAccounts, resolved: bool) -> std:
     writeln!(page, "\n## Was anything lost?\n")?;
     match (accounts.first_position, accounts.last_position) {
         (Some(first), Some(last)) => {
-            writeln!(page, "Every entry that the journal accepted meanwhile, positions {first} to {last}:\n")?;
+            writeln!(
+                page,
+                "Every entry that the journal accepted meanwhile, positions {first} to {last}:\n"
+            )?;
         }
         _ => writeln!(page, "The journal accepted no entry meanwhile.\n")?,
     }
-    writeln!(page, "| accepted | applied | unchanged | duplicate | refused | pending |\n|---|---|---|---|---|---|")?;
-    let counts =
-        [accounts.accepted, accounts.applied, accounts.unchanged, accounts.duplicate, accounts.refused, accounts.pending];
+    writeln!(
+        page,
+        "| accepted | applied | unchanged | duplicate | refused | pending |\n|---|---|---|---|---|---|"
+    )?;
+    let counts = [
+        accounts.accepted,
+        accounts.applied,
+        accounts.unchanged,
+        accounts.duplicate,
+        accounts.refused,
+        accounts.pending,
+    ];
     writeln!(page, "| {} |", counts.map(thousands).join(" | "))?;
     let [accepted, ends @ ..] = counts.map(|count| count.to_string());
     let sum = format!("{accepted} = {}", ends.join(" + "));
     let waits = match (accounts.pending, resolved) {
         (0, _) => String::new(),
         (_, true) => " What is pending is kept in the journal.".to_owned(),
-        (_, false) => " What is pending is kept in the journal, and applied when the store takes it.".to_owned(),
+        (_, false) => {
+            " What is pending is kept in the journal, and applied when the store takes it.".to_owned()
+        }
     };
     if accounts.balanced {
         writeln!(page, "\n{sum}. **Nothing was lost.**{waits}")

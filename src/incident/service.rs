@@ -184,7 +184,7 @@ impl IncidentThread {
     pub fn stop(self) {
         drop(self.inbox);
         // It may have ended by a panic, which the join tells.
-        drop(self.stop.send(()));
+        let _ = self.stop.send(());
         if self.thread.join().is_err() {
             tracing::error!("the thread that records incidents panicked");
         }
@@ -193,7 +193,10 @@ impl IncidentThread {
 
 fn say(found: &Found) {
     if found.cut > 0 {
-        tracing::info!(bytes = found.cut, "the last record of an incident had not been finished; it was cut off");
+        tracing::info!(
+            bytes = found.cut,
+            "the last record of an incident had not been finished; it was cut off"
+        );
     }
     if let Some((problem, aside)) = &found.set_aside {
         counter!(names::INCIDENTS_UNREADABLE).increment(1);
@@ -204,7 +207,8 @@ fn say(found: &Found) {
 
 /// Goes on counting for incidents that an earlier process left open.
 fn resume(recorder: &mut Recorder, node: &Node) {
-    let open: Vec<Head> = recorder.all().map(|incident| &incident.head).filter(|head| !head.settled).cloned().collect();
+    let open: Vec<Head> =
+        recorder.all().map(|incident| &incident.head).filter(|head| !head.settled).cloned().collect();
     for head in open {
         let Some(before) = head.sums else { continue };
         let range = |site: &Site| head.covers.from(site).map(|from| (from, u64::MAX));
@@ -215,7 +219,10 @@ fn resume(recorder: &mut Recorder, node: &Node) {
         let carried = carry(before, waiting, unseen);
         // Without an interval it keeps the sums of before.
         if node.ledger.resume(head.number, head.covers.clone(), carried).is_err() {
-            tracing::warn!(incident = head.number, "too many incidents are open: this one is not counted further");
+            tracing::warn!(
+                incident = head.number,
+                "too many incidents are open: this one is not counted further"
+            );
         }
     }
 }
@@ -325,7 +332,10 @@ impl Writer {
                 Effect::Save(record) => records.push(record),
                 Effect::Cover(number, site) => {
                     if self.node.ledger.cover(number, site.as_ref()).is_err() {
-                        tracing::warn!(incident = number, "too many incidents are open: this one is not counted");
+                        tracing::warn!(
+                            incident = number,
+                            "too many incidents are open: this one is not counted"
+                        );
                     }
                 }
                 Effect::Merge { from, into } => self.node.ledger.merge(from, into),

@@ -98,7 +98,16 @@ mod tests {
         let told = [10, 79, 80, 81, 75, 69, 100, 99, 97, 100, 50].map(&mut look);
         use JournalLevel::*;
         let expected = [
-            None, None, Some(Filling), None, None, Some(Normal), Some(Full), None, Some(Filling), Some(Full),
+            None,
+            None,
+            Some(Filling),
+            None,
+            None,
+            Some(Normal),
+            Some(Full),
+            None,
+            Some(Filling),
+            Some(Full),
             Some(Normal),
         ];
         assert_eq!(told, expected);
@@ -112,7 +121,8 @@ mod tests {
     fn parked_users_are_told_when_their_number_changes() {
         let mut watch = ParkedWatch::default();
         let site = Site::new("a");
-        let mut look = |users| watch.look(vec![(site.clone(), users)]).into_iter().map(|told| told.1).collect();
+        let mut look =
+            |users| watch.look(vec![(site.clone(), users)]).into_iter().map(|told| told.1).collect();
         let told: [Vec<u64>; 5] = [0, 1, 1, 2, 0].map(&mut look);
         assert_eq!(told, [vec![], vec![1], vec![], vec![2], vec![0]]);
     }

@@ -119,7 +119,11 @@ impl Lane {
     pub fn waiting_within(&self, from: u64, to: u64) -> usize {
         let durable = self.slots.range(..self.durable.min(self.slots.len()));
         let begin = self.slots.partition_point(|slot| slot.position != 0 && slot.position < from);
-        durable.skip(begin).take_while(|slot| slot.position <= to).filter(|slot| slot.state != State::Done).count()
+        durable
+            .skip(begin)
+            .take_while(|slot| slot.position <= to)
+            .filter(|slot| slot.state != State::Done)
+            .count()
     }
 
     /// The position of the newest durable entry here; none if nothing durable is kept in memory.

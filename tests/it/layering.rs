@@ -22,17 +22,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("command", &["model", "store"]),
     ("ledger", &["model"]),
     // Incidents are told of by all, look at lanes, and are reported in the words of the API.
-    (
-        "incident",
-        &["model", "command", "sites", "ledger", "breaker", "fs", "clock", "metrics", "proto"],
-    ),
+    ("incident", &["model", "command", "sites", "ledger", "breaker", "fs", "clock", "metrics", "proto"]),
     // A site's lane holds entries on their way, and its registry is what the store knows.
     ("sites", &["model", "command", "store", "accept"]),
     // Reads look at lanes, and read entries back from the journal.
     ("read", &["model", "command", "sites", "store", "journal", "accept", "metrics"]),
     ("accept", &["model", "command", "sites", "store", "journal", "read", "clock", "metrics", "ledger"]),
-    ("applier", &["model", "command", "sites", "store", "journal", "read", "accept", "clock", "metrics"]),
-    ("api", &["model", "command", "proto", "clock", "metrics", "meter", "store"]),
+    (
+        "applier",
+        &["model", "command", "sites", "store", "journal", "read", "accept", "clock", "metrics", "ledger"],
+    ),
+    ("api", &["model", "command", "proto", "clock", "metrics", "meter", "store", "incident", "ledger"]),
     ("serve", &["api", "command", "config", "metrics", "proto"]),
     // A snapshot holds records, and the request ids that acceptance knows as done.
     ("snapshot", &["model", "store", "journal", "fs", "accept", "sites", "command", "clock", "metrics"]),

@@ -141,7 +141,8 @@ fn json_has_all_of_it() {
 
 #[test]
 fn hostile_incidents_make_a_page_too() {
-    let mut incident = Incident { started_at: Some(Timestamp { seconds: i64::MAX, nanos: -5 }), ..incident() };
+    let mut incident =
+        Incident { started_at: Some(Timestamp { seconds: i64::MAX, nanos: -5 }), ..incident() };
     incident.time_to_detect = Some(Duration { seconds: i64::MIN, nanos: i32::MIN });
     incident.events_omitted = u64::MAX;
     markdown(&incident);

@@ -197,7 +197,7 @@ fn scope() -> impl Strategy<Value = Scope> {
 fn transition() -> impl Strategy<Value = Transition> {
     let breakers = [Breaker::Open, Breaker::HalfOpen, Breaker::Recovering, Breaker::Closed];
     prop_oneof![
-        8 => (scope(), proptest::sample::select(&breakers[..])).prop_map(|(s, to)| breaker(s, to)),
+        8 => (scope(), proptest::sample::select(breakers.to_vec())).prop_map(|(s, to)| breaker(s, to)),
         1 => scope().prop_map(|scope| other(scope, Change::Hold)),
         1 => proptest::bool::ANY.prop_map(|stalled| {
             let level = if stalled { JournalLevel::Stalled } else { JournalLevel::Normal };

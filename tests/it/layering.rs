@@ -32,7 +32,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "applier",
         &["model", "command", "sites", "store", "journal", "read", "accept", "clock", "metrics", "ledger"],
     ),
-    ("api", &["model", "command", "proto", "clock", "metrics", "meter", "store", "incident", "ledger"]),
+    (
+        "api",
+        &["model", "command", "proto", "clock", "metrics", "meter", "store", "incident", "ledger", "breaker"],
+    ),
     ("serve", &["api", "command", "config", "metrics", "proto"]),
     // A snapshot holds records, and the request ids that acceptance knows as done.
     ("snapshot", &["model", "store", "journal", "fs", "accept", "sites", "command", "clock", "metrics"]),

@@ -4,6 +4,7 @@
 mod attributes;
 mod failures;
 pub mod fields;
+mod incidents;
 mod process;
 mod quota;
 mod refused;
@@ -20,6 +21,7 @@ use super::status::Failure;
 use crate::command::operate::{
     AttributeStates, HandOvers, Quotas, RebuildTasks, RefusedDesk, SnapshotTasks, StatusSource,
 };
+use crate::incident::Incidents;
 use crate::proto::{self, operator_service_server};
 
 /// What the service works on: one handle for each group. Without a handle its methods are UNIMPLEMENTED.
@@ -39,6 +41,8 @@ pub struct Handles {
     pub attributes: Option<Arc<dyn AttributeStates>>,
     /// `ListRefused`, `ResolveRefused`.
     pub refused: Option<Arc<dyn RefusedDesk>>,
+    /// `ListIncidents`, `GetIncident`.
+    pub incidents: Option<Incidents>,
 }
 
 /// `steadfast.v1.OperatorService`.
@@ -65,7 +69,7 @@ impl Operators {
 type Answer<T> = Result<Response<T>, Status>;
 
 /// A handle, or why there is none.
-fn given<'a, T: ?Sized>(handle: Option<&'a Arc<T>>, method: &str) -> Result<&'a Arc<T>, Failure> {
+fn given<'a, T>(handle: Option<&'a T>, method: &str) -> Result<&'a T, Failure> {
     handle.ok_or_else(|| Failure::not_supported(method))
 }
 
@@ -106,7 +110,8 @@ impl operator_service_server::OperatorService for Operators {
         let (request, _) = take(request);
         let query = self.status_query(request.site, request.max_sites)?;
         let source = given(self.handles.status.as_ref(), "GetStatus")?;
-        let status = status::encode(&source.status(&query));
+        let mut status = status::encode(&source.status(&query));
+        status.incidents = incidents::open(self.handles.incidents.as_ref());
         Ok(Response::new(proto::GetStatusResponse { status: Some(status) }))
     }
 
@@ -169,16 +174,16 @@ impl operator_service_server::OperatorService for Operators {
 
     async fn list_incidents(
         &self,
-        _: Request<proto::ListIncidentsRequest>,
+        request: Request<proto::ListIncidentsRequest>,
     ) -> Answer<proto::ListIncidentsResponse> {
-        Err(Failure::not_supported("ListIncidents").into())
+        Ok(Response::new(self.incidents(&take(request).0)?))
     }
 
     async fn get_incident(
         &self,
-        _: Request<proto::GetIncidentRequest>,
+        request: Request<proto::GetIncidentRequest>,
     ) -> Answer<proto::GetIncidentResponse> {
-        Err(Failure::not_supported("GetIncident").into())
+        Ok(Response::new(self.incident(take(request).0)?))
     }
 
     async fn list_refused(

@@ -48,8 +48,9 @@ impl Operators {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let source = Arc::clone(given(self.handles.status.as_ref(), "WatchStatus")?);
         let (closing, until) = (call.closing.clone(), call.given.then_some(call.deadline));
-        let state = (ticks, source, query, closing, until);
-        Ok(Box::pin(unfold(state, async |(mut ticks, source, query, mut closing, until)| {
+        let incidents = self.handles.incidents.clone();
+        let state = (ticks, source, incidents, query, closing, until);
+        Ok(Box::pin(unfold(state, async |(mut ticks, source, incidents, query, mut closing, until)| {
             let ended = async {
                 match until {
                     Some(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
@@ -62,8 +63,10 @@ impl Operators {
                 () = ended => return None,
                 _ = ticks.tick() => {}
             }
-            let status = Some(encode(&source.status(&query)));
-            Some((Ok(proto::WatchStatusResponse { status }), (ticks, source, query, closing, until)))
+            let mut status = encode(&source.status(&query));
+            status.incidents = super::incidents::open(incidents.as_ref());
+            let answer = Ok(proto::WatchStatusResponse { status: Some(status) });
+            Some((answer, (ticks, source, incidents, query, closing, until)))
         })))
     }
 }

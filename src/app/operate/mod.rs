@@ -34,6 +34,7 @@ impl Operate {
             status: Some(Arc::<watch::Watch>::clone(&watch)),
             snapshots,
             rebuilds,
+            incidents: Some(core.incidents.clone()),
             ..Handles::default()
         };
         let (stop, stopping) = channel::channel(false);

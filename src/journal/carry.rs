@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::error::{At as _, IoFailure};
-use super::format::{self, BatchEncoder, BatchSettings, SEGMENT_HEADER, SegmentHeader};
 use super::fs::{FsFile, OpenMode};
-use super::manifest::{Sealed, SegmentEntry, carry_path, segment_path};
+use super::manifest::{SegmentEntry, carry_path, segment_path};
 use super::reader::StoredEntry;
+use super::rewrite::Rewriter;
 use super::table::{Segment, Shared};
-use crate::model::EventTime;
 
 /// Writes entries, in order of position. Dropped without [`Carrier::finish`], it leaves nothing behind.
 #[derive(Debug)]
@@ -68,22 +67,11 @@ impl Drop for Draft {
     }
 }
 
+/// The segment that is being written.
 #[derive(Debug)]
 struct Writer {
     draft: Draft,
-    seed: u32,
-    offset: u64,
-    digest: u32,
-    /// The batch that is being filled, and what its entries were accepted under.
-    encoder: BatchEncoder,
-    settings: BatchSettings,
-    next: u64,
-    accepted_at: EventTime,
-    before: EventTime,
-}
-
-fn settings_of(entry: &StoredEntry) -> BatchSettings {
-    BatchSettings { refresh_after: entry.refresh_after, semantics: entry.semantics }
+    rewriter: Rewriter,
 }
 
 impl Carrier {
@@ -106,7 +94,7 @@ impl Carrier {
             let crosses = self.kept.iter().any(|first| (self.last + 1..=entry.position).contains(first));
             writer.draft.entry.node == entry.node
                 && !crosses
-                && writer.has_room_for(entry, self.shared.sizes.segment_bytes)
+                && writer.rewriter.has_room_for(entry, self.shared.sizes.segment_bytes)
         });
         if !fits {
             self.end_segment()?;
@@ -149,93 +137,21 @@ impl Writer {
         shared.change_manifest(|manifest| manifest.next_segment = manifest.next_segment.max(number + 1))?;
         let path = carry_path(&shared.dir, number);
         let file = shared.fs.open(&path, OpenMode::CreateNew).at("create", &path)?;
-        let seed = format::seed(first.node, number);
-        let mut encoder = BatchEncoder::default();
-        encoder.start(seed, first.position);
-        let entry = SegmentEntry {
-            number,
-            node: first.node,
-            first_position: first.position,
-            length: 0,
-            sealed: None,
-            detached: true,
-        };
-        Ok(Self {
-            draft: Draft { shared: Arc::clone(shared), entry, path, file: Some(file) },
-            seed,
-            offset: SEGMENT_HEADER,
-            digest: 0,
-            encoder,
-            settings: settings_of(first),
-            next: first.position,
-            accepted_at: first.accepted_at,
-            before: EventTime(first.accepted_at.0.saturating_sub(1)),
-        })
+        let rewriter = Rewriter::new(number, first);
+        let entry = rewriter.entry.clone();
+        Ok(Self { draft: Draft { shared: Arc::clone(shared), entry, path, file: Some(file) }, rewriter })
     }
 
-    /// Whether the entry's batch, at worst one of its own, still ends within a segment's length.
-    fn has_room_for(&self, entry: &StoredEntry, most: u64) -> bool {
-        let bytes = format::ENTRY_HEADER as u64 + entry.payload.len() as u64;
-        self.offset + self.encoder.total() + format::BATCH_OVERHEAD + bytes <= most
-    }
-
-    /// Neighbours that were accepted under the same settings share a batch.
     fn push(&mut self, entry: &StoredEntry, batch_bytes: u64) -> Result<u32, IoFailure> {
-        let bytes = format::ENTRY_HEADER as u64 + entry.payload.len() as u64;
-        if self.encoder.count() > 0
-            && (entry.position != self.next
-                || settings_of(entry) != self.settings
-                || self.encoder.total() + bytes > batch_bytes)
-        {
-            self.write_batch()?;
-        }
-        if self.encoder.count() == 0 {
-            self.encoder.start(self.seed, entry.position);
-            self.settings = settings_of(entry);
-        }
-        let (position, back) = self.encoder.push(entry.accepted_at, &entry.payload);
-        self.next = position + 1;
-        self.accepted_at = entry.accepted_at;
-        Ok((self.offset + u64::from(back)) as u32)
-    }
-
-    fn write_batch(&mut self) -> Result<(), IoFailure> {
-        if self.encoder.count() == 0 {
-            return Ok(());
-        }
-        let (bytes, length, checksum) = self.encoder.finish(self.settings, 0);
-        if let Some(file) = &self.draft.file {
-            file.write_all_at(bytes, self.offset).at("write", &self.draft.path)?;
-        }
-        self.offset += length;
-        self.digest = format::digest(self.digest, checksum);
-        self.encoder.start(self.seed, self.next);
-        Ok(())
+        let Draft { path, file: Some(file), .. } = &self.draft else { return Ok(0) };
+        self.rewriter.push(&**file, path, entry, batch_bytes)
     }
 
     fn finish(mut self) -> Result<Draft, IoFailure> {
-        self.write_batch()?;
-        let entry = &mut self.draft.entry;
-        entry.length = self.offset;
-        entry.sealed = Some(Sealed {
-            end: self.offset,
-            last_position: self.next - 1,
-            digest: self.digest,
-            accepted_high: self.accepted_at,
-        });
-        let header = SegmentHeader {
-            node: entry.node,
-            number: entry.number,
-            first_position: entry.first_position,
-            accepted_high: self.before,
-            previous_digest: 0,
-            previous_last: entry.first_position - 1,
-            length: entry.length,
-        };
-        if let Some(file) = &self.draft.file {
-            file.write_all_at(&header.encode(), 0).at("write", &self.draft.path)?;
-            file.sync_data().at("sync", &self.draft.path)?;
+        if let Draft { path, file: Some(file), .. } = &self.draft {
+            self.rewriter.finish(&**file, path)?;
         }
+        self.draft.entry = self.rewriter.entry;
         Ok(self.draft)
     }
 }

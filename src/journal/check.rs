@@ -93,7 +93,12 @@ pub fn check(fs: &dyn Fs, dir: &Path) -> Result<Report, OpenError> {
     let manifest = match Manifest::load(fs, dir) {
         Ok(Some(manifest)) => manifest,
         Ok(None) => {
-            report.problems.push(Damage::new(dir.join(MANIFEST), 0, "there is no manifest"));
+            let problem = if names.iter().any(|name| name == super::image::ADOPTING) {
+                "there is no manifest: a restore has not been completed"
+            } else {
+                "there is no manifest"
+            };
+            report.problems.push(Damage::new(dir.join(MANIFEST), 0, problem));
             return Ok(report);
         }
         Err(error) => {

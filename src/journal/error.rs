@@ -71,6 +71,12 @@ pub enum OpenError {
         /// By how much.
         behind: std::time::Duration,
     },
+    /// A restore into this directory was begun, but not completed.
+    #[error(
+        "{} holds a part of a backup: run `steadfast restore` again, it goes on where it was; or empty the \
+         directory", .0.display()
+    )]
+    HalfRestored(PathBuf),
     /// A new journal beside a store that has data.
     #[error(
         "{} has no journal, but the store beside it has applied entries up to number {applied}: point to the \

@@ -103,17 +103,19 @@ impl Manifest {
         }
     }
 
-    fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+    /// The bytes of a file of the kind that `title` says.
+    pub fn encode(&self, title: &str) -> Result<Vec<u8>, serde_json::Error> {
         let body = serde_json::to_string_pretty(self)?;
-        Ok(format!("{TITLE} {FORMAT}, checksum {:08x}\n{body}\n", crc32c::crc32c(body.as_bytes()))
+        Ok(format!("{title} {FORMAT}, checksum {:08x}\n{body}\n", crc32c::crc32c(body.as_bytes()))
             .into_bytes())
     }
 
-    fn decode(file: &Path, bytes: &[u8]) -> Result<Self, ManifestError> {
+    fn decode(file: &Path, kind: &str, bytes: &[u8]) -> Result<Self, ManifestError> {
         let damaged = |offset: usize, problem: &str| Damage::new(file, offset as u64, problem);
         let text = std::str::from_utf8(bytes).map_err(|e| damaged(e.valid_up_to(), "not text"))?;
         let (title, body) = text.split_once('\n').ok_or_else(|| damaged(0, "no first line"))?;
-        let rest = title.strip_prefix(TITLE).ok_or_else(|| damaged(0, "not a journal's manifest"))?;
+        let rest =
+            title.strip_prefix(kind).ok_or_else(|| damaged(0, "not the manifest that it should be"))?;
         let (version, checksum) = rest.split_once(", checksum ").ok_or_else(|| damaged(0, "no checksum"))?;
         let body = body.strip_suffix('\n').ok_or_else(|| damaged(text.len(), "cut short"))?;
         if checksum != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
@@ -134,9 +136,13 @@ impl Manifest {
 
     /// Reads the manifest of a directory; `None` if there is none.
     pub fn load(fs: &dyn Fs, dir: &Path) -> Result<Option<Self>, ManifestError> {
-        let file = dir.join(MANIFEST);
-        let Some(bytes) = read_small(fs, &file, MAX_BYTES).at("read", &file)? else { return Ok(None) };
-        Self::decode(&file, &bytes).map(Some)
+        Self::load_kind(fs, &dir.join(MANIFEST), TITLE)
+    }
+
+    /// Reads a manifest of the kind that `title` says; `None` if there is none.
+    pub fn load_kind(fs: &dyn Fs, file: &Path, title: &str) -> Result<Option<Self>, ManifestError> {
+        let Some(bytes) = read_small(fs, file, MAX_BYTES).at("read", file)? else { return Ok(None) };
+        Self::decode(file, title, &bytes).map(Some)
     }
 
     /// Replaces the manifest of a directory, durably. After an error either one may be found.
@@ -148,7 +154,7 @@ impl Manifest {
     /// Writes what [`put_in_place`] will put in place. After an error the old one is there.
     pub fn prepare(&self, fs: &dyn Fs, dir: &Path) -> Result<(), IoFailure> {
         let (next, file) = (dir.join(NEXT), dir.join(MANIFEST));
-        let bytes = self.encode().map_err(io::Error::other).at("encode", &file)?;
+        let bytes = self.encode(TITLE).map_err(io::Error::other).at("encode", &file)?;
         let handle = match fs.open(&next, OpenMode::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs.open(&next, OpenMode::CreateNew),
             other => other,

@@ -12,6 +12,7 @@
 //! - `carry-N`: segments that entries are being carried to; of no use after an unclean stop.
 //! - `spare-N`: segments to be: zero-filled and synced, or released and waiting to be used again.
 //! - `cut-N-OFFSET`: torn tails that were cut off after unclean stops, the last 16.
+//! - `adopting`: a restore has not written the manifest yet; see [`image`].
 //! - `lock`: locked by the process that has the journal.
 //!
 //! # Segments (all numbers little-endian)
@@ -61,12 +62,14 @@ pub mod error;
 pub mod format;
 pub use crate::fs;
 mod handle;
+pub mod image;
 mod log;
 mod manifest;
 mod open;
 mod queue;
 mod reader;
 mod recover;
+mod rewrite;
 mod spare;
 mod switch;
 mod table;

@@ -10,6 +10,7 @@ use super::error::{At as _, OpenError};
 use super::format::{self, BatchSettings, SegmentHeader};
 use super::fs::{Fs, OpenMode};
 use super::handle::Journal;
+use super::image::ADOPTING;
 use super::log::{CLOCK_TOLERANCE, Log, Tail, make_segment};
 use super::manifest::{Manifest, SegmentEntry};
 use super::reader::JournalReader;
@@ -44,7 +45,7 @@ pub struct Opened {
 }
 
 /// A random id that is not 0.
-fn new_node() -> Result<NodeId, OpenError> {
+pub(crate) fn new_node() -> Result<NodeId, OpenError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|e| OpenError::Options(format!("no random numbers: {e}")))?;
     Ok(NodeId(u64::from_le_bytes(bytes).max(1)))
@@ -69,6 +70,7 @@ pub(crate) fn open(
         None if options.store_applied > 0 => {
             return Err(OpenError::StoreWithoutJournal { dir, applied: options.store_applied });
         }
+        None if names.iter().any(|name| name == ADOPTING) => return Err(OpenError::HalfRestored(dir)),
         None => {
             if let Some(name) = names.iter().find(|name| name.starts_with("segment-")) {
                 let problem = "there are segments, but the manifest is missing";
@@ -79,7 +81,9 @@ pub(crate) fn open(
             manifest
         }
     };
-    let useless = recover::sweep(&*fs, &dir, &manifest, &names)?;
+    let mut useless = recover::sweep(&*fs, &dir, &manifest, &names)?;
+    // The manifest was the last thing that the restore had to write.
+    useless.extend(names.iter().filter(|name| *name == ADOPTING).map(|name| dir.join(name)));
 
     // Look at everything before anything is changed.
     let mut segments = Vec::new();

@@ -89,6 +89,10 @@ impl JournalReader {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The entry of `position`, which is at `offset` of its segment. Where entries were carried to another
     /// segment meanwhile, a wrong `offset` is made up for by a search.
     pub fn read(&self, position: u64, offset: u32) -> Result<StoredEntry, ReadError> {

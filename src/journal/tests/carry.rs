@@ -31,7 +31,7 @@ pub fn six_segments(fs: &FaultyFs) -> (JournalReader, Log) {
     (reader, log)
 }
 
-fn carry(log: &Log, reader: &JournalReader, waiting: &[u64], keep: &[u64], start: u64) -> Switch {
+pub fn carry(log: &Log, reader: &JournalReader, waiting: &[u64], keep: &[u64], start: u64) -> Switch {
     let mut carrier = Carrier::new(Arc::clone(log.shared()), keep);
     let kept = |position: u64| {
         reader

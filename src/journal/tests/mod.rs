@@ -1,11 +1,11 @@
 //! Tests of the journal.
 
 mod basics;
-mod carry;
+pub(super) mod carry;
 mod carry_faults;
 mod damage;
 mod faults;
 mod group;
 mod refusals;
 mod rolls;
-mod support;
+pub(super) mod support;

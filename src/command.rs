@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use status::*;
-pub use tasks::{RebuildProgress, RebuildRequest, SnapshotProgress, SnapshotRequest, TaskRefused, TaskState};
+pub use tasks::{
+    RebuildProgress, RebuildRequest, SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot,
+    TaskState,
+};
 
 use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Record, Refusal, Site, User, Write};
 use crate::store::{AttributeInfo, RecordCursor};

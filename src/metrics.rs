@@ -108,6 +108,20 @@ names! {
     counter AUDIT_FAILURES = "steadfast_audit_failures_total";
     /// Whether the store is complete: 0 while it is being filled from the journal.
     gauge STORE_COMPLETE = "steadfast_store_complete";
+    /// Snapshots and backups that ended, by kind and by how: done, failed.
+    counter SNAPSHOTS = "steadfast_snapshots_total";
+    /// Seconds that a snapshot or backup took, by kind.
+    histogram SNAPSHOT_SECONDS = "steadfast_snapshot_seconds";
+    /// Bytes of the current snapshot.
+    gauge SNAPSHOT_BYTES = "steadfast_snapshot_bytes";
+    /// Bytes of journal entries since the current snapshot.
+    gauge SNAPSHOT_JOURNAL_BYTES = "steadfast_snapshot_journal_bytes";
+    /// Bytes of the journal's quota that are kept for snapshots.
+    gauge SNAPSHOT_RESERVED_BYTES = "steadfast_snapshot_reserved_bytes";
+    /// Whether a snapshot is due and none could be taken.
+    gauge SNAPSHOT_OVERDUE = "steadfast_snapshot_overdue";
+    /// Whether the current snapshot cannot be read back.
+    gauge SNAPSHOT_DAMAGED = "steadfast_snapshot_damaged";
     /// Seconds that a flush of the store took.
     histogram STORE_FLUSH_SECONDS = "steadfast_store_flush_seconds";
     /// Writes answered as deferred: kept, and not applied yet.

@@ -108,6 +108,8 @@ impl Core {
             requests: &requests,
             refused: &refused,
             low_water: &low_water,
+            waiting: None,
+            declare_all: false,
             ids_since,
             now,
         };

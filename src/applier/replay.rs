@@ -11,6 +11,8 @@ use crate::model::codec::DecodeError;
 use crate::model::evaluate::SEMANTICS;
 use crate::model::{ChangeKind, Command, Entry, EventTime, LowWater, Site, codec, hash};
 use crate::sites::{SiteState, Sites};
+use crate::snapshot::Waiting;
+use crate::store::AttributeInfo;
 
 /// Why the journal could not be taken up.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,10 @@ pub struct Replay<'a> {
     pub refused: &'a RefusedList,
     /// How far the store has come.
     pub low_water: &'a LowWater,
+    /// What waited when the current snapshot was begun: of the entries before its start only these count.
+    pub waiting: Option<&'a Waiting>,
+    /// Whether the registries are to learn from every entry, because there is no store to take them from.
+    pub declare_all: bool,
     /// Ids of entries accepted before this are not wanted any more.
     pub ids_since: EventTime,
     /// The time.
@@ -99,14 +105,23 @@ impl Replay<'_> {
         let malformed = |error: DecodeError| ReplayError::Entry { position, reason: error.to_string() };
         let head = codec::peek_entry(&stored.payload).map_err(malformed)?;
         replayed.scanned += 1;
+        // What else is there shares a segment with entries that wait; the snapshot has what became of it.
+        if self.waiting.is_some_and(|waiting| !waiting.counts(position)) {
+            return Ok(None);
+        }
         let waits = self.low_water.may_wait(head.site, position);
-        if !waits && (head.request_id.is_none() || stored.accepted_at < self.ids_since) {
+        let remembered = waits || stored.accepted_at >= self.ids_since;
+        if !waits && !self.declare_all && !(remembered && head.request_id.is_some()) {
             return Ok(None);
         }
         let entry = codec::decode_entry(&stored.payload).map_err(malformed)?;
         let site = self.sites.restore(&entry.site);
         declare(&site, &entry, stored.accepted_at);
-        if let Command::Write(write) = &entry.command
+        if !waits && self.declare_all {
+            set_state(&site, &entry);
+        }
+        if remembered
+            && let Command::Write(write) = &entry.command
             && let Some(id) = write.request_id.as_deref()
         {
             let key = RequestKey::new(&entry.site, id);
@@ -114,7 +129,7 @@ impl Replay<'_> {
             if waits {
                 self.requests.restore(key, payload, Arc::new(Ticket::durable_at(position)));
                 replayed.request_ids += 1;
-            } else {
+            } else if !self.requests.knows_end(key, position) {
                 let end = self.end_of(&entry.site, position);
                 self.requests.end(key, payload, Verdict { position, end }, self.now);
                 replayed.request_ids += 1;
@@ -137,6 +152,17 @@ impl Replay<'_> {
             Some(WriteState::Refused { reason, .. }) => End::Refused(reason),
             _ => End::Unchanged { version: None, notes: Default::default() },
         }
+    }
+}
+
+/// What an operator decided about an attribute, and the store that knew it is gone.
+fn set_state(site: &SiteState, entry: &Entry) {
+    let Command::SetAttributeState { name, disabled, indexed } = &entry.command else { return };
+    let known = site.registry.load().get(name).cloned();
+    if let Some(known) = known {
+        let info = AttributeInfo { disabled: *disabled, indexed: *indexed, ..known };
+        let mut lane = site.lane.lock();
+        site.change_registry(&mut lane, |registry| registry.restore(info));
     }
 }
 

@@ -114,6 +114,9 @@ fn rest(config: &Config, found: &mut Faults) {
     );
     found.that(j.batch <= j.segment, "journal.batch", "is more than journal.segment");
 
+    found.bytes("snapshots.journal_bytes", config.snapshots.journal_bytes, MIB, 64 * TIB);
+    found.within("snapshots.pace", &config.snapshots.pace, &1, &100);
+
     let s = &config.store;
     found.bytes("store.cache_capacity", s.cache_capacity, MIB, 16 * TIB);
     found.bytes("store.index_capacity", s.index_capacity, 0, 16 * TIB);

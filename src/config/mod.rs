@@ -42,6 +42,8 @@ section! {
         limits: Limits = Limits::default(),
         /// The journal.
         journal: Journal = Journal::default(),
+        /// Snapshots.
+        snapshots: Snapshots = Snapshots::default(),
         /// The store.
         store: Store = Store::default(),
         /// Caches above the store.
@@ -160,6 +162,19 @@ section! {
 }
 
 section! {
+    /// Snapshots: with the journal after them, the truth.
+    Snapshots {
+        /// Where they are; by default `snapshots` under `data_dir`.
+        dir: PathBuf = PathBuf::new(),
+        /// One is taken when the journal since the last one exceeds this, the size of the data and that of what
+        /// waits, or half of its total quota.
+        journal_bytes: ByteSize = ByteSize(256 << 20),
+        /// The share of time, in percent, that a snapshot works; the rest it rests, for the sake of requests.
+        pace: u32 = 50,
+    }
+}
+
+section! {
     /// The store.
     Store {
         /// Where it is; by default `store` under `data_dir`.
@@ -253,6 +268,7 @@ impl Config {
     fn resolve(&mut self) {
         for (dir, name) in [
             (&mut self.journal.dir, "journal"),
+            (&mut self.snapshots.dir, "snapshots"),
             (&mut self.store.dir, "store"),
             (&mut self.control.dir, "control"),
         ] {

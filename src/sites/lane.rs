@@ -77,6 +77,17 @@ pub struct EntryRef {
     pub hot: Option<Arc<Pending>>,
 }
 
+/// Where a waiting entry is, and how much of the journal it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number in the journal.
+    pub position: u64,
+    /// Where it starts in its segment.
+    pub offset: u32,
+    /// Its bytes there.
+    pub bytes: u32,
+}
+
 /// What a reader must lay on top of a stored profile.
 #[derive(Clone, Debug, Default)]
 pub struct PendingOf {
@@ -308,6 +319,27 @@ impl Lane {
         }
         found.entries.reverse();
         found
+    }
+
+    /// Up to `limit` durable entries from position `from` on and before `before` that wait, in order.
+    pub fn waiting_between(&self, from: u64, before: u64, limit: usize) -> Vec<Place> {
+        let at = self.slots.partition_point(|slot| slot.position != 0 && slot.position < from);
+        self.slots
+            .iter()
+            .take(self.durable)
+            .skip(at)
+            .take_while(|slot| slot.position < before)
+            .filter(|slot| slot.state != State::Done)
+            .take(limit)
+            .map(|slot| Place { position: slot.position, offset: slot.offset, bytes: slot.bytes })
+            .collect()
+    }
+
+    /// The entry at `position`, if it is still here, has been carried to `offset` of another segment.
+    pub fn repoint(&mut self, position: u64, offset: u32) {
+        if let Some(slot) = self.index_of(position).and_then(|at| self.slots.get_mut(at)) {
+            slot.offset = offset;
+        }
     }
 
     /// Whether the entry at `position` waits.

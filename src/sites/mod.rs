@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::command::WriteError;
 use crate::model::Site;
 
-pub use lane::{EntryRef, Lane, PendingOf};
+pub use lane::{EntryRef, Lane, PendingOf, Place};
 pub use registry::Registry;
 
 /// One site. The lane's lock is what orders arrival; the registry only changes under it.

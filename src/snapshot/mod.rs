@@ -38,18 +38,31 @@
 //! applying, in order of position, the entries of the waiting set and all from S on, each skipped where the
 //! record is beyond it.
 
+pub mod backup;
+mod due;
 mod error;
 mod format;
+mod pace;
 mod reader;
 mod records;
+mod take;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod waiters;
 mod waiting;
 mod writer;
+
+use std::path::Path;
+
+use crate::fs::Fs;
+use crate::journal::{IoFailure, SnapshotRef};
 
 pub use error::SnapshotError;
 pub use format::{FORMAT, Header};
 pub use reader::{Counts, Items, SnapshotReader};
+pub use take::{Host, InUse, Source, TakeError, Taken};
+pub use tasks::{SnapshotOptions, Snapshots, SnapshotterError, start};
 pub use waiting::Waiting;
 pub use writer::{SnapshotWriter, Written};
 
@@ -60,4 +73,40 @@ pub fn file_name(number: u64) -> String {
 
 fn temporary(number: u64) -> String {
     format!("{}.tmp", file_name(number))
+}
+
+/// The number in a snapshot's file name, of a complete one or one that was being written.
+fn number_of(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("snapshot-")?;
+    number.strip_suffix(".tmp").unwrap_or(number).parse().ok()
+}
+
+fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>, IoFailure> {
+    let failed = |operation| move |source| IoFailure { operation, file: dir.to_owned(), source };
+    fs.create_dir_all(dir).map_err(failed("create"))?;
+    fs.list(dir).map_err(failed("list"))
+}
+
+/// Removes all snapshots in `dir` but the one that the journal's manifest names: older ones, and what was left
+/// by one that was interrupted. Makes the directory if need be.
+pub fn sweep(fs: &dyn Fs, dir: &Path, current: Option<&SnapshotRef>) -> Result<(), SnapshotError> {
+    let mut removed = false;
+    for name in list(fs, dir)? {
+        if number_of(&name).is_some() && current.is_none_or(|current| current.name != name) {
+            let file = dir.join(&name);
+            fs.remove(&file).map_err(|source| IoFailure { operation: "remove", file, source })?;
+            removed = true;
+        }
+    }
+    if removed {
+        fs.sync_dir(dir).map_err(|source| IoFailure { operation: "sync", file: dir.to_owned(), source })?;
+    }
+    Ok(())
+}
+
+/// A number that no snapshot has had that may still be met.
+fn next_number(fs: &dyn Fs, dir: &Path, current: Option<&SnapshotRef>) -> Result<u64, SnapshotError> {
+    let named = current.and_then(|current| number_of(&current.name));
+    let found = list(fs, dir)?.iter().filter_map(|name| number_of(name)).max();
+    Ok(named.max(found).unwrap_or(0).saturating_add(1))
 }

@@ -13,7 +13,8 @@ use super::waiting::Waiting;
 use crate::accept::DoneId;
 use crate::fs::{Fs, FsFile, OpenMode, RealFs};
 use crate::journal::{Damage, IoFailure, SnapshotRef};
-use crate::store::StoredItem;
+use crate::model::Site;
+use crate::store::{AttributeInfo, RefusedRecord, StoredItem};
 
 /// What a whole file is read in.
 const CHUNK: usize = 1 << 20;
@@ -159,6 +160,30 @@ impl SnapshotReader {
     /// The records: profiles, graves, refused entries, attributes.
     pub fn items(&self) -> Items {
         Items { blocks: Blocks::of(self, Kind::Profiles), block: None }
+    }
+
+    /// The attributes of all registries.
+    pub fn registry(&self) -> Result<Vec<(Site, AttributeInfo)>, SnapshotError> {
+        let mut found = Vec::new();
+        self.each(Kind::Attributes, |record| {
+            if let StoredItem::Attribute { site, info } = records::decode_item(Kind::Attributes, record)? {
+                found.push((site, info));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The refused entries.
+    pub fn refused(&self) -> Result<Vec<RefusedRecord>, SnapshotError> {
+        let mut found = Vec::new();
+        self.each(Kind::Refused, |record| {
+            if let StoredItem::Refused(refused) = records::decode_item(Kind::Refused, record)? {
+                found.push(refused);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// The request ids that were done.

@@ -256,3 +256,29 @@ fn a_user_that_is_passed_over_is_so_as_a_whole() {
     lane.look_again();
     assert_eq!(positions(lane.take(9, false, |_| false)), [1, 3]);
 }
+
+#[test]
+fn waiting_entries_are_listed_in_parts_and_repointed() {
+    let mut lane = Lane::default();
+    for position in 1..=20 {
+        lane.restore(position * 10, position % 3, position as u32, 5, None);
+    }
+    let taken = lane.take(4, false, |_| false);
+    lane.finish([taken[1].position, taken[2].position]);
+    let mut listed = Vec::new();
+    let mut from = 0;
+    loop {
+        let part = lane.waiting_between(from, 150, 5);
+        let Some(last) = part.last() else { break };
+        from = last.position + 1;
+        assert!(part.len() <= 5);
+        listed.extend(part.iter().map(|place| place.position));
+    }
+    // Those that are being applied wait too.
+    assert_eq!(listed, [10, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140]);
+    lane.repoint(20, 7);
+    lane.repoint(50, 99);
+    assert_eq!(lane.waiting_between(50, 60, 9), [Place { position: 50, offset: 99, bytes: 5 }]);
+    lane.register(1, 5, pending(1, 5));
+    assert_eq!(lane.waiting_between(190, u64::MAX, 9).len(), 2, "what is not durable has no position yet");
+}

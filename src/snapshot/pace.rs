@@ -1,0 +1,54 @@
+//! How fast background work goes: it works for a share of the time and rests for the remainder.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::error::SnapshotError;
+
+/// Longest rest at once: what is slow because the disk is busy must still come to an end.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Rests after each piece of work, and notices when it is told to stop.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Percent of the time that is worked.
+    share: u32,
+    stop: watch::Receiver<bool>,
+    began: Instant,
+}
+
+impl Pace {
+    /// Works `share` percent of the time, from now on.
+    pub fn new(share: u32, stop: watch::Receiver<bool>) -> Self {
+        Self { share: share.clamp(1, 100), stop, began: Instant::now() }
+    }
+
+    /// A piece of work is done: rests as long as it demands. Blocks.
+    pub fn rest(&mut self) -> Result<(), SnapshotError> {
+        if *self.stop.borrow() {
+            return Err(SnapshotError::Stopped);
+        }
+        let rest = self.began.elapsed() * (100 - self.share) / self.share;
+        if !rest.is_zero() {
+            std::thread::sleep(rest.min(LONGEST));
+        }
+        self.began = Instant::now();
+        Ok(())
+    }
+
+    /// Waits for `work`, unless it is told to stop or it takes longer than `limit`, which answers `None`.
+    pub async fn wait<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        limit: Duration,
+    ) -> Result<Option<T>, SnapshotError> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(SnapshotError::Stopped),
+            done = work => Ok(Some(done)),
+            () = tokio::time::sleep(limit) => Ok(None),
+        }
+    }
+}

@@ -30,7 +30,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("accept", &["model", "command", "sites", "store", "journal", "read", "clock", "metrics", "ledger"]),
     (
         "applier",
-        &["model", "command", "sites", "store", "journal", "read", "accept", "snapshot", "clock", "metrics", "ledger"],
+        &[
+            "model", "command", "sites", "store", "journal", "read", "accept", "snapshot", "clock",
+            "metrics", "ledger",
+        ],
     ),
     (
         "api",

@@ -111,7 +111,8 @@ impl Replay<'_> {
         }
         let waits = self.low_water.may_wait(head.site, position);
         let remembered = waits || stored.accepted_at >= self.ids_since;
-        if !waits && !self.declare_all && !(remembered && head.request_id.is_some()) {
+        let wanted = waits || self.declare_all || (remembered && head.request_id.is_some());
+        if !wanted {
             return Ok(None);
         }
         let entry = codec::decode_entry(&stored.payload).map_err(malformed)?;

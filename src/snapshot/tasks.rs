@@ -349,26 +349,23 @@ impl<T: Send + 'static> Snapshotter<T> {
             (progress.done, progress.total) = (done, total);
         };
         let taken = self.source.take(&mut pace, &told).await;
-        match &taken {
-            Ok(taken) => {
-                self.data = taken.counts.raw_bytes;
-                self.damaged = false;
-                self.due_since = None;
-                self.failures = 0;
-                self.not_before = None;
-                self.checked = Some(Instant::now());
-                gauge!(names::SNAPSHOT_DAMAGED).set(0.0);
-                let mut progress = self.inner.progress.lock();
-                progress.last_completed_at = Some(self.source.clock.now());
-                progress.last_position = taken.snapshot.start;
-                progress.last_bytes = taken.snapshot.bytes;
-                progress.overdue = false;
-            }
-            Err(_) => {
-                let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-                self.failures = self.failures.saturating_add(1);
-                self.not_before = Some(Instant::now() + pause);
-            }
+        if let Ok(taken) = &taken {
+            self.data = taken.counts.raw_bytes;
+            self.damaged = false;
+            self.due_since = None;
+            self.failures = 0;
+            self.not_before = None;
+            self.checked = Some(Instant::now());
+            gauge!(names::SNAPSHOT_DAMAGED).set(0.0);
+            let mut progress = self.inner.progress.lock();
+            progress.last_completed_at = Some(self.source.clock.now());
+            progress.last_position = taken.snapshot.start;
+            progress.last_bytes = taken.snapshot.bytes;
+            progress.overdue = false;
+        } else {
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+            self.failures = self.failures.saturating_add(1);
+            self.not_before = Some(Instant::now() + pause);
         }
         // The room that is kept for the next one follows at once.
         self.look();

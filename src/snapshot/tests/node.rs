@@ -145,7 +145,7 @@ pub struct Node {
     pub trust: Arc<Trust>,
     /// Everything that was ever accepted.
     pub log: Vec<Stamped>,
-    node: NodeId,
+    id: NodeId,
     heard: Receiver<Place>,
 }
 
@@ -201,7 +201,7 @@ impl Node {
         };
         let log = Vec::new();
         let fs = FaultyFs::default();
-        Self { fs, on, snapshots, journal, state, sites, trust: Arc::default(), log, node, heard }
+        Self { fs, on, snapshots, journal, state, sites, trust: Arc::default(), log, id: node, heard }
     }
 
     /// Accepts an entry; it waits in its lane then. False if the journal is full.
@@ -223,7 +223,7 @@ impl Node {
             match self.journal.submit(submission) {
                 Ok(()) => {
                     let Some((number, accepted_at)) = self.heard.recv().unwrap() else { return false };
-                    let position = Position { node: self.node, number };
+                    let position = Position { node: self.id, number };
                     self.log.push(Stamped { position, accepted_at, batch: stamp(), entry: Arc::new(entry) });
                     return true;
                 }
@@ -371,7 +371,9 @@ pub fn contents(store: &SledStore) -> Contents {
         }
         after = page.next;
         if after.is_none() {
-            graves.into_iter().for_each(|grave| found.add(grave));
+            for grave in graves {
+                found.add(grave);
+            }
             return found;
         }
     }

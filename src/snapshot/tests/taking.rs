@@ -184,7 +184,7 @@ fn a_power_cut_anywhere_leaves_one_snapshot_that_can_be_read() {
         sweep(&fs, &dir(), Some(&current)).unwrap();
         let snapshot = SnapshotReader::open_in(&fs, &dir(), &current).unwrap();
         snapshot.verify(&mut |_| Ok(())).unwrap();
-        assert_eq!(fs.list(&dir()).unwrap(), [current.name.clone()]);
+        assert_eq!(fs.list(&dir()).unwrap(), std::slice::from_ref(&current.name));
         let waiting = snapshot.waiting().unwrap();
         let left = positions(&opened.reader).into_iter().filter(|position| waiting.counts(*position));
         assert!(left.count() >= held, "{at}");

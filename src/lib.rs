@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod model;
 pub mod proto;
 pub mod read;
+pub mod rebuild;
 pub mod serve;
 pub mod sites;
 pub mod snapshot;

@@ -66,6 +66,8 @@ names! {
     counter ENTRIES_APPLIED = "steadfast_entries_applied_total";
     /// Turns of the applier that failed and are tried again.
     counter APPLY_FAILURES = "steadfast_apply_failures_total";
+    /// Turns of the applier that were abandoned, because the store was given up or built anew.
+    counter TURNS_ABANDONED = "steadfast_turns_abandoned_total";
     /// Users whose entries were parked, because the store failed on them and on nobody else.
     counter USERS_PARKED = "steadfast_users_parked_total";
     /// Request ids forgotten before their window was over, because the table was full.
@@ -106,7 +108,7 @@ names! {
     counter HELD_REQUESTS = "steadfast_held_requests_total";
     /// Events of holds and overrides that could not be written to the audit log.
     counter AUDIT_FAILURES = "steadfast_audit_failures_total";
-    /// Whether the store is complete: 0 while it is being filled from the journal.
+    /// Whether there is a store: 0 while calls are answered that it is being rebuilt.
     gauge STORE_COMPLETE = "steadfast_store_complete";
     /// Snapshots and backups that ended, by kind and by how: done, failed.
     counter SNAPSHOTS = "steadfast_snapshots_total";
@@ -122,6 +124,16 @@ names! {
     gauge SNAPSHOT_OVERDUE = "steadfast_snapshot_overdue";
     /// Whether the current snapshot cannot be read back.
     gauge SNAPSHOT_DAMAGED = "steadfast_snapshot_damaged";
+    /// Rebuilds of the store, by how they ended.
+    counter REBUILDS = "steadfast_rebuilds_total";
+    /// Seconds that a rebuild of the store took.
+    histogram REBUILD_SECONDS = "steadfast_rebuild_seconds";
+    /// Records and entries that the rebuild has dealt with, or the last one had.
+    gauge REBUILD_DONE = "steadfast_rebuild_done";
+    /// How many there are, as far as known.
+    gauge REBUILD_TOTAL = "steadfast_rebuild_total";
+    /// Threads that hang in a store, also in one that is out of use.
+    gauge STORE_HUNG_THREADS = "steadfast_store_hung_threads";
     /// Seconds that a flush of the store took.
     histogram STORE_FLUSH_SECONDS = "steadfast_store_flush_seconds";
     /// Writes answered as deferred: kept, and not applied yet.

@@ -8,24 +8,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::StartError;
-use crate::applier::Progress;
+use crate::applier::{Gate, Progress};
 use crate::metrics as names;
 use crate::model::LowWater;
-use crate::read::Rebuild;
+use crate::store::StoreError;
 use crate::store::generations::Generations;
-use crate::store::sled::SledStore;
-use crate::store::{Store as _, StoreError};
+use crate::store::switch::StoreSwitch;
 
 /// What a checkpoint works on.
 pub struct Checkpoints {
     /// The store.
-    pub store: Arc<SledStore>,
+    pub switch: Arc<StoreSwitch>,
+    /// The applier's gate: while it is closed, how far the applier has come and how far the store has are two
+    /// things.
+    pub gate: Arc<Gate>,
     /// Keeper of the note.
     pub generations: Arc<Generations>,
     /// How far the applier has come.
     pub progress: Progress,
-    /// Whether the store is still being filled.
-    pub rebuild: Arc<Rebuild>,
     /// How often one is taken, while something changes: what a kill makes the next start replay.
     pub every: Duration,
 }
@@ -38,19 +38,20 @@ impl Checkpoints {
             .build()
             .map_err(StartError::Thread)?;
         let work = async move {
-            let mut noted = LowWater::default();
+            let mut noted = (0, LowWater::default());
             loop {
                 tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
                     () = tokio::time::sleep(self.every) => {}
                 }
-                // A flush that hangs must not keep the process from stopping.
+                // A flush that hangs must not keep the process from stopping, nor a new store waiting.
                 let taken = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
+                    () = self.gate.closed() => continue,
                     taken = self.take(&noted) => taken,
                 };
                 match taken {
-                    Ok(low_water) => noted = low_water,
+                    Ok(now) => noted = now,
                     Err(error) => {
                         tracing::warn!(%error, "no checkpoint could be taken; it will be tried again");
                     }
@@ -63,28 +64,22 @@ impl Checkpoints {
             .map_err(StartError::Thread)
     }
 
-    async fn take(&self, noted: &LowWater) -> Result<LowWater, CheckpointError> {
-        if self.store.is_damaged() && self.generations.condemn().map_err(CheckpointError::Note)? {
-            tracing::error!(
-                "the store has met damage in its files; the next start fills a new one from the journal, and \
-                 nothing is lost: restart when it suits you"
-            );
-        }
+    /// Answers which generation has come how far.
+    async fn take(&self, noted: &(u64, LowWater)) -> Result<(u64, LowWater), CheckpointError> {
+        let Some(in_use) = self.switch.in_use() else { return Ok(noted.clone()) };
+        let (number, store) = (in_use.number, &in_use.store);
+        // Somebody may have removed or replaced its files; it does not notice by itself.
+        store.check_files().await?;
         // Before the flush: it writes out at least what has been committed by now.
         let low_water = self.progress.low_water();
-        let finished = self.rebuild.is_finished();
-        if low_water == *noted {
-            return Ok(low_water);
+        if *noted == (number, low_water.clone()) {
+            return Ok(noted.clone());
         }
         let began = Instant::now();
-        let flushed = self.store.flush().await?;
+        let flushed = in_use.calls.flush().await?;
         metrics::histogram!(names::STORE_FLUSH_SECONDS).record(began.elapsed());
-        if !self.store.is_damaged() && finished && self.rebuild.finish() {
-            self.generations.set_complete();
-            tracing::info!("the store has been filled from the journal");
-        }
-        self.generations.write_note(flushed, low_water.clone()).map_err(CheckpointError::Note)?;
-        Ok(low_water)
+        self.generations.write_note(number, flushed, low_water.clone()).map_err(CheckpointError::Note)?;
+        Ok((number, low_water))
     }
 }
 

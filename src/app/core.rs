@@ -11,27 +11,30 @@ use tokio::sync::watch;
 
 use super::StartError;
 use super::checkpoint::Checkpoints;
-use crate::accept::{
-    Accept, AcceptOptions, BatchStamp, HotMemory, JournalSink, Pending, Requests, Shared, Usage,
+use super::start::{
+    journal_options, report, sled_options, start_applier, start_journal, take_up_snapshot, take_up_store,
 };
+use crate::accept::{Accept, AcceptOptions, BatchStamp, HotMemory, Pending, Requests, Shared, Usage};
 use crate::applier::replay::{Replay, Replayed};
-use crate::applier::{Applier, Progress, RefusedList};
+use crate::applier::{Applier, Gate, Progress, RefusedList};
 use crate::clock::Clock;
+use crate::command::TaskSlot;
 use crate::config::Config;
+use crate::fs::RealFs;
 use crate::incident::{Answers, IncidentOptions, IncidentThread, Incidents};
-use crate::journal::fs::RealFs;
-use crate::journal::{BatchSettings, Journal, JournalOptions, Opened};
+use crate::journal::Journal;
 use crate::ledger::Ledger;
-use crate::model::EventTime;
+use crate::model::LowWater;
 use crate::model::evaluate::SEMANTICS;
-use crate::read::{EntrySource, ProfileCache, Read, ReadShared, Rebuild};
+use crate::read::{EntrySource, ProfileCache, Read, ReadShared};
+use crate::rebuild::{Parts, Rebuilder, Rebuilds, Wrap};
 use crate::sites::{SiteState, Sites};
-use crate::store::Store;
 use crate::store::generations::{self, GenerationOptions, Generations};
 use crate::store::metered::{Metered, StoreMeters};
-use crate::store::note::Distrust;
 use crate::store::service::StoreService;
-use crate::store::sled::{SledOptions, SledStore};
+use crate::store::sled::SledStore;
+use crate::store::switch::{InUse, StoreSwitch};
+use crate::store::{Flushed, Store, WorkerHook};
 
 /// Memory for the content of waiting entries; what does not fit is read back from the journal.
 const HOT_BYTES: u64 = 64 << 20;
@@ -44,15 +47,15 @@ pub struct Core {
     pub read: Arc<ReadShared>,
     /// The refused entries.
     pub refused: Arc<RefusedList>,
-    /// The store.
-    pub store: Arc<SledStore>,
-    /// The same with the layers around it: what everybody calls.
-    pub calls: Arc<dyn Store>,
+    /// The store of the moment: what everybody calls.
+    pub switch: Arc<StoreSwitch>,
     /// What the start found.
     pub replayed: Replayed,
-    /// Whether the store is still being filled.
-    pub rebuild: Arc<Rebuild>,
-    /// The store's generations.
+    /// Builds the store anew.
+    pub rebuilds: Rebuilds,
+    /// The place of long tasks.
+    pub tasks: TaskSlot,
+    /// The generations of the store on disk.
     pub generations: Arc<Generations>,
     /// What the store's calls are like.
     pub meters: StoreMeters,
@@ -60,61 +63,92 @@ pub struct Core {
     pub incidents: Incidents,
     ledger: Arc<Ledger>,
     recording: Option<IncidentThread>,
-    progress: Progress,
+    /// How far the applier has come.
+    pub progress: Progress,
+    rebuilder: Rebuilder,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-type Ready = (UnboundedSender<Arc<SiteState>>, UnboundedReceiver<Arc<SiteState>>);
+/// The line of lanes with work.
+pub(super) type Ready = (UnboundedSender<Arc<SiteState>>, UnboundedReceiver<Arc<SiteState>>);
+
+/// What goes around and into each generation of the store.
+pub struct Layers {
+    /// All loads, commits and scans go through what this makes of a generation.
+    pub wrap: Wrap,
+    /// Asked before each call on the thread that runs it.
+    pub hook: Option<Arc<dyn WorkerHook>>,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { wrap: Arc::new(|store| store), hook: None }
+    }
+}
 
 impl Core {
     /// Opens everything under the configured directories and takes up where the last process ended. Blocks.
     pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        Self::open_with(config, clock, |store| store)
+        Self::open_layered(config, clock, &Layers::default())
     }
 
-    /// As [`open`](Self::open), with a layer around the store: all loads, commits and scans go through what
-    /// `wrap` makes of it.
+    /// As [`open`](Self::open), with a layer around each generation of the store: all loads, commits and scans go
+    /// through what `wrap` makes of it.
     pub fn open_with(
         config: &Config,
         clock: Arc<dyn Clock>,
-        wrap: impl FnOnce(Arc<SledStore>) -> Arc<dyn Store>,
+        wrap: impl Fn(Arc<SledStore>) -> Arc<dyn Store> + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
+        Self::open_layered(config, clock, &Layers { wrap: Arc::new(wrap), ..Layers::default() })
+    }
+
+    /// As [`open_with`](Self::open_with), with a hook on the store's own threads too.
+    pub fn open_layered(config: &Config, clock: Arc<dyn Clock>, layers: &Layers) -> Result<Self, StartError> {
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
+        let snapshots = config.snapshots.dir.clone();
         let opened =
             Journal::<Arc<Pending>>::open(journal_options(config), Arc::new(RealFs), Arc::clone(&clock))?;
-        let (generations, found) = Generations::open(GenerationOptions {
+        let (generations, mut found) = Generations::open(GenerationOptions {
             store_dir: config.store.dir.clone(),
             note_dir: config.journal.dir.clone(),
             node: opened.node,
             journal_end: opened.end,
-            sled: sled_options(config),
+            sled: sled_options(config, layers.hook.clone()),
         })?;
-        let (store, low_water) = (found.store, found.low_water);
         report(&opened, found.distrust);
-        let meters = StoreMeters::new(Instant::now());
-        let calls: Arc<dyn Store> = Arc::new(Metered::new(wrap(Arc::clone(&store)), meters.clone()));
+        if found.store.is_none() && opened.end == 0 && opened.reader.snapshot().is_none() {
+            found.store = Some(first_store(&generations)?);
+        }
+        let (generations, low_water) = (Arc::new(generations), found.low_water);
         let sites = Arc::new(Sites::new(config.limits.sites as usize));
         let requests = Arc::new(Requests::new(config.requests.capacity as usize, config.requests.window.0));
         let refused = Arc::new(RefusedList::default());
-        take_up_store(&store, &sites, &refused, clock.now())?;
+        let now = clock.now();
+        if let Some(store) = &found.store {
+            take_up_store(store, &sites, &refused, now)?;
+        }
+        let (trusted, known) = (found.store.is_some(), (&*sites, &*refused, &*requests));
+        let waiting = take_up_snapshot(&opened.reader, &snapshots, known, trusted, now)?;
 
         let ready: Ready = mpsc::unbounded_channel();
         let usage = Arc::new(Usage::default());
-        let now = clock.now();
         let ids_since = now.minus(config.requests.window.0);
         let replay = Replay {
             sites: &sites,
             requests: &requests,
             refused: &refused,
             low_water: &low_water,
-            waiting: None,
-            declare_all: false,
+            waiting: waiting.as_ref(),
+            declare_all: !trusted,
             ids_since,
             now,
         };
-        let (replayed, lanes) =
-            replay.run(&opened.reader, low_water.replay_from().min(opened.reader.first_since(ids_since)))?;
+        let from = match found.store {
+            Some(_) => low_water.replay_from().min(opened.reader.first_since(ids_since)),
+            None => 0,
+        };
+        let (replayed, lanes) = replay.run(&opened.reader, from)?;
         usage.pending.store(replayed.pending_bytes, Ordering::Relaxed);
         let ledger = Arc::new(Ledger::new(opened.end));
         // Before anything is applied or accepted: what an earlier process left open is counted on.
@@ -131,15 +165,30 @@ impl Core {
             drop(ready.0.send(lane));
         }
 
+        let (gate, closed) = match found.store {
+            Some(_) => (Gate::new(), None),
+            None => {
+                let (gate, closed) = Gate::new_closed();
+                (gate, Some(closed))
+            }
+        };
+        let meters = StoreMeters::new(Instant::now());
+        let wrap: Wrap = {
+            let (inner, meters) = (Arc::clone(&layers.wrap), meters.clone());
+            Arc::new(move |store| Arc::new(Metered::new(inner(store), meters.clone())))
+        };
+        let number = generations.generation();
+        let first = found.store.map(|store| {
+            let calls = wrap(Arc::clone(&store));
+            InUse { number, store, calls }
+        });
+        let switch = Arc::new(StoreSwitch::new(first));
         let cache = Arc::new(ProfileCache::new(config.cache.profile_capacity.0));
         let hot = HotMemory::new(HOT_BYTES);
         let settled = Arc::new(AtomicU64::new(opened.end));
-        let generations = Arc::new(generations);
-        let rebuild =
-            Rebuild::new(Arc::clone(&sites), generations.is_complete(), opened.end, replayed.pending);
         let (node, reader) = (opened.node, opened.reader.clone());
         let journal = start_journal(opened, stamp, &ready.0, &hot, &settled, &ledger)?;
-        let entries = EntrySource::new(node, reader, stamp);
+        let entries = EntrySource::new(node, reader.clone(), stamp);
         let applier = Applier {
             sites: Arc::clone(&sites),
             entries: entries.clone(),
@@ -149,24 +198,43 @@ impl Core {
             usage: Arc::clone(&usage),
             ledger: Arc::clone(&ledger),
             clock: Arc::clone(&clock),
+            gate: Arc::clone(&gate),
             turns: config.applier.outstanding as usize,
             turn_entries: config.applier.commit_entries as usize,
-            store: StoreService::new(Arc::clone(&calls)),
+            store: StoreService::new(Arc::clone(&switch) as Arc<dyn Store>),
             last_turns: config.server.drain_timeout.0,
         };
         let (stop, stopping) = watch::channel(false);
         let applier = start_applier(applier, ready, stopping.clone())?;
-        let rebuild = Arc::new(rebuild);
         let read = Arc::new(ReadShared::new(Arc::clone(&sites), Arc::clone(&cache), entries));
         let progress = Progress::new(Arc::clone(&sites), settled);
         let checkpoints = Checkpoints {
-            store: Arc::clone(&store),
+            switch: Arc::clone(&switch),
+            gate: Arc::clone(&gate),
             generations: Arc::clone(&generations),
             progress: progress.clone(),
-            rebuild: Arc::clone(&rebuild),
             every: config.store.checkpoint_every.0,
         };
         let checkpoints = checkpoints.start(stopping)?;
+        let tasks = TaskSlot::default();
+        let parts = Parts {
+            generations: Arc::clone(&generations),
+            switch: Arc::clone(&switch),
+            wrap,
+            gate,
+            sites: Arc::clone(&sites),
+            progress: progress.clone(),
+            usage: Arc::clone(&usage),
+            refused: Arc::clone(&refused),
+            requests: Arc::clone(&requests),
+            cache: Arc::clone(&cache),
+            reader,
+            snapshots,
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+        };
+        let (rebuilds, rebuilder) =
+            Rebuilds::start(parts, closed, found.rebuild).map_err(StartError::Thread)?;
         let shared = Arc::new(Shared {
             node,
             sites,
@@ -191,16 +259,17 @@ impl Core {
             shared,
             read,
             refused,
-            store,
-            calls,
-            rebuild,
+            switch,
             replayed,
             incidents,
             ledger,
             recording: Some(recording),
+            rebuilds,
+            tasks,
             generations,
             meters,
             progress,
+            rebuilder,
             stop,
             threads: vec![applier, checkpoints],
         })
@@ -222,15 +291,16 @@ impl Core {
     }
 
     fn store_service(&self) -> StoreService {
-        StoreService::new(Arc::clone(&self.calls))
+        StoreService::new(Arc::clone(&self.switch) as Arc<dyn Store>)
     }
 
     /// Accepts nothing more, writes out what was accepted, and closes the store. What waits is applied after
-    /// the next start. Blocks for at most about `limit`.
+    /// the next start, and a rebuild that runs begins again then. Blocks for at most about `limit`.
     pub fn close(&mut self, limit: Duration) -> Result<(), StartError> {
         self.shared.draining.store(true, Ordering::Relaxed);
         let journal = self.shared.journal.close();
         self.stop.send_replace(true);
+        self.rebuilder.stop(limit);
         for thread in self.threads.drain(..) {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
@@ -240,110 +310,21 @@ impl Core {
         if let Some(recording) = self.recording.take() {
             recording.stop();
         }
-        let low_water = self.progress.low_water();
-        if !self.store.is_damaged() && self.rebuild.is_finished() {
-            self.generations.set_complete();
-        }
-        self.generations.close_clean(&self.store, low_water, limit)?;
+        let closed = match self.switch.current() {
+            Some(store) => self.generations.close_clean(&store, self.progress.low_water(), limit),
+            None => Ok(()),
+        };
+        self.generations.release_lock();
+        closed?;
         journal.map_err(StartError::JournalClose)
     }
 }
 
-fn journal_options(config: &Config) -> JournalOptions {
-    let journal = &config.journal;
-    // An entry is about as long as the message it came in; a batch and the queue must hold one.
-    let entry = config.server.max_message.0.min(journal.segment.0 / 4);
-    JournalOptions {
-        segment_bytes: journal.segment.0,
-        batch_bytes: journal.batch.0.max(entry + 4096).min(journal.segment.0),
-        max_entry_bytes: entry,
-        queue_entries: journal.queue_entries as usize,
-        queue_bytes: journal.queue.0.max(entry + 4096),
-        total_quota: journal.total_quota.0,
-        // A journal that ends before what the store has applied has lost something.
-        store_applied: generations::last_applied(&config.store.dir, &journal.dir),
-        ..JournalOptions::new(&journal.dir)
-    }
-}
-
-fn sled_options(config: &Config) -> SledOptions {
-    let store = &config.store;
-    SledOptions {
-        cache_capacity: store.cache_capacity.0,
-        index_capacity: store.index_capacity.0,
-        get_threads: store.get_threads as usize,
-        query_threads: store.query_threads as usize,
-        apply_threads: store.apply_threads as usize,
-        queue: store.pool_queue as usize,
-        hook: None,
-    }
-}
-
-/// Says what the last run left behind.
-fn report(opened: &Opened, distrust: Option<Distrust>) {
-    if let Some(cut) = &opened.cut {
-        let (file, saved) = (cut.file.display(), cut.saved.display());
-        tracing::warn!(
-            "the journal's last write had not been finished and was not acknowledged ({file} at byte {}: {}); \
-             it was cut off and kept in {saved}",
-            cut.offset,
-            cut.problem
-        );
-    }
-    match distrust {
-        None => {}
-        Some(Distrust::NoStore) => tracing::info!("a new store"),
-        Some(distrust) => {
-            tracing::warn!("the store is filled anew from the journal, because {distrust}; nothing is lost");
-        }
-    }
-}
-
-/// The registry and the refused entries, as the store has them.
-fn take_up_store(
-    store: &SledStore,
-    sites: &Sites,
-    refused: &RefusedList,
-    now: EventTime,
-) -> Result<(), StartError> {
-    for (site, info) in store.registry()? {
-        let site = sites.restore(&site);
-        let mut lane = site.lane.lock();
-        site.change_registry(&mut lane, |registry| registry.restore(info));
-    }
-    for record in store.refused()? {
-        let bytes = refused.add(&record, now);
-        sites.restore(&record.entry.site).refused_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-fn start_journal(
-    opened: Opened,
-    stamp: BatchStamp,
-    ready: &UnboundedSender<Arc<SiteState>>,
-    hot: &HotMemory,
-    settled: &Arc<AtomicU64>,
-    ledger: &Arc<Ledger>,
-) -> Result<Journal<Arc<Pending>>, StartError> {
-    let sink = JournalSink::new(ready.clone(), hot.clone(), Arc::clone(settled), Arc::clone(ledger));
-    let settings = BatchSettings { refresh_after: stamp.refresh_after, semantics: stamp.semantics };
-    Ok(opened.start(move || settings, Box::new(sink))?)
-}
-
-fn start_applier(
-    applier: Applier<StoreService>,
-    (again, ready): Ready,
-    stop: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .max_blocking_threads(2)
-        .build()
-        .map_err(StartError::Thread)?;
-    let run = move || {
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, applier.run(ready, again, stop));
-    };
-    std::thread::Builder::new().name("sf-applier".to_owned()).spawn(run).map_err(StartError::Thread)
+/// The store of a node that has never had an entry: there is nothing to build it from.
+fn first_store(generations: &Generations) -> Result<Arc<SledStore>, StartError> {
+    let mut candidate = generations.begin(None)?;
+    let noted = generations.adopt(&mut candidate, Flushed { commit_number: 0 }, LowWater::default());
+    let nothing = noted.map_err(|error| generations::OpenError::Io { path: candidate.dir.clone(), error })?;
+    drop(nothing);
+    Ok(candidate.store)
 }

@@ -12,10 +12,11 @@ use crate::applier::RefusedList;
 use crate::command::{ExportPage, Lookup, LookupFuture, ProfileView, ReadError, ReadRequest, WriteState};
 use crate::journal::JournalReader;
 use crate::model::{NodeId, Position, ProfileKey, Site, User};
-use crate::read::{Read, Rebuild};
+use crate::read::{Read, of_store};
 use crate::sites::{SiteState, Sites};
 use crate::store::service::StoreService;
-use crate::store::{AttributeInfo, RecordCursor, Store, StoredItem};
+use crate::store::switch::StoreSwitch;
+use crate::store::{AttributeInfo, RecordCursor, Store as _, StoredItem};
 
 /// How long an export waits for writes that were accepted before it, and how often it looks.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
@@ -28,8 +29,7 @@ pub struct NodeLookup {
     refused: Arc<RefusedList>,
     reader: JournalReader,
     reads: Read<StoreService>,
-    store: Arc<dyn Store>,
-    rebuild: Arc<Rebuild>,
+    store: Arc<StoreSwitch>,
 }
 
 impl NodeLookup {
@@ -41,29 +41,33 @@ impl NodeLookup {
             refused: Arc::clone(&core.refused),
             reader: core.shared.journal.reader(),
             reads,
-            store: Arc::clone(&core.calls),
-            rebuild: Arc::clone(&core.rebuild),
+            store: Arc::clone(&core.switch),
         }
     }
 
-    fn state_now(&self, site: &Site, position: Position) -> WriteState {
+    fn state_now(&self, site: &Site, position: Position) -> Result<WriteState, ReadError> {
         let number = position.number;
         if position.node != self.node || !self.reader.issued(number) {
-            return WriteState::Unknown;
+            return Ok(WriteState::Unknown);
         }
         if let Some(found) = self.sites.get(site)
             && found.lane.lock().is_waiting(number)
         {
-            return WriteState::Pending;
+            return Ok(WriteState::Pending);
         }
-        self.refused.state(site, number).unwrap_or(WriteState::Applied)
+        if let Some(refused) = self.refused.state(site, number) {
+            return Ok(refused);
+        }
+        // Without a store it is not known what was refused.
+        self.store.check().map_err(of_store)?;
+        Ok(WriteState::Applied)
     }
 }
 
 impl Lookup for NodeLookup {
     fn write_state(&self, site: Site, position: Position, _deadline: Instant) -> LookupFuture<WriteState> {
         let state = self.state_now(&site, position);
-        Box::pin(std::future::ready(Ok(state)))
+        Box::pin(std::future::ready(state))
     }
 
     fn attributes(&self, site: Site, _deadline: Instant) -> LookupFuture<Vec<AttributeInfo>> {
@@ -82,8 +86,8 @@ impl Lookup for NodeLookup {
         limit: usize,
         deadline: Instant,
     ) -> LookupFuture<ExportPage> {
-        if let Err(error) = self.rebuild.check() {
-            return Box::pin(std::future::ready(Err(error)));
+        if let Err(error) = self.store.check() {
+            return Box::pin(std::future::ready(Err(of_store(error))));
         }
         let begins = after.is_none().then(|| self.sites.get(&site)).flatten();
         let after = after.unwrap_or_else(|| RecordCursor::before_site(&site));
@@ -97,7 +101,7 @@ impl Lookup for NodeLookup {
             let page = timeout_at(tokio::time::Instant::from_std(deadline), scan)
                 .await
                 .map_err(|_| ReadError::Deadline)?
-                .map_err(|error| ReadError::Store(error.to_string()))?;
+                .map_err(of_store)?;
             let mut users: Vec<User> = Vec::new();
             let mut next = page.next;
             for item in page.items {

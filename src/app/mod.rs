@@ -8,6 +8,7 @@ mod checkpoint;
 mod core;
 mod lookup;
 mod operate;
+mod start;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::BuildError;
 use tokio::sync::watch;
 
-pub use self::core::Core;
+pub use self::core::{Core, Layers};
 use self::lookup::NodeLookup;
 use self::operate::{Around, Operate};
 use self::upkeep::Upkeep;
@@ -63,6 +64,9 @@ pub enum StartError {
     /// The store was not closed in order; it is sound all the same.
     #[error("the store was not closed in order, so that the next start replays more: {0}")]
     StoreClose(#[from] crate::store::generations::CloseError),
+    /// The snapshot, which is needed because there is no store that is trusted.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::SnapshotError),
     /// What the journal holds.
     #[error(transparent)]
     Replay(#[from] crate::applier::replay::ReplayError),
@@ -120,7 +124,7 @@ impl App {
             operations: meters.clone(),
             index_limit: config.store.index_capacity.0,
             snapshots: None,
-            rebuilds: None,
+            rebuilds: Some(Arc::new(core.rebuilds.clone())),
         };
         let (operate, handles) = Operate::start(&core, around)?;
         let operators = Operators::new(handles, decoder.clone());

@@ -14,9 +14,9 @@ use crate::applier::RefusedList;
 use crate::incident::{Incidents, JournalWatch, ParkedWatch};
 use crate::journal::JournalState;
 use crate::metrics as names;
-use crate::read::Rebuild;
+use crate::rebuild::Rebuilds;
 use crate::serve::Health;
-use crate::store::sled::SledStore;
+use crate::store::switch::StoreSwitch;
 
 /// How often health is looked at.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -39,8 +39,8 @@ impl Upkeep {
         let watched = Watched {
             shared: Arc::clone(&core.shared),
             refused: Arc::clone(&core.refused),
-            store: Arc::clone(&core.store),
-            rebuild: Arc::clone(&core.rebuild),
+            store: Arc::clone(&core.switch),
+            rebuilds: core.rebuilds.clone(),
             incidents: core.incidents.clone(),
         };
         let work = move || runtime.block_on(run(watched, health, say, stopping));
@@ -76,8 +76,8 @@ impl Upkeep {
 struct Watched {
     shared: Arc<Shared>,
     refused: Arc<RefusedList>,
-    store: Arc<SledStore>,
-    rebuild: Arc<Rebuild>,
+    store: Arc<StoreSwitch>,
+    rebuilds: Rebuilds,
     incidents: Incidents,
 }
 
@@ -155,7 +155,7 @@ fn watch_parked(watched: &Watched, watch: &mut ParkedWatch) {
 }
 
 fn measure(watched: &Watched) {
-    let Watched { shared, refused, store, rebuild, .. } = watched;
+    let Watched { shared, refused, store, rebuilds, .. } = watched;
     let usage = &shared.usage;
     gauge!(names::PENDING_BYTES).set(usage.pending.load(Ordering::Relaxed) as f64);
     gauge!(names::STALLED_BYTES).set(usage.stalled.load(Ordering::Relaxed) as f64);
@@ -166,9 +166,12 @@ fn measure(watched: &Watched) {
     gauge!(names::REFUSED_ENTRIES).set(refused.listed() as f64);
     let pending: usize = shared.sites.all().iter().map(|site| site.lane.lock().waiting()).sum();
     gauge!(names::PENDING_ENTRIES).set(pending as f64);
+    gauge!(names::STORE_HUNG_THREADS).set(rebuilds.hung_threads() as f64);
+    let current = store.current();
+    gauge!(names::STORE_COMPLETE).set(if current.is_some() { 1.0 } else { 0.0 });
+    let Some(store) = current else { return };
     gauge!(names::STORE_INDEX_BYTES).set(store.index_bytes() as f64);
     gauge!(names::STORE_UNFLUSHED_BYTES).set(store.unflushed_bytes() as f64);
     let oldest = store.oldest_call(std::time::Instant::now()).unwrap_or_default();
     gauge!(names::STORE_OLDEST_CALL_SECONDS).set(oldest.as_secs_f64());
-    gauge!(names::STORE_COMPLETE).set(if rebuild.check().is_ok() { 1.0 } else { 0.0 });
 }

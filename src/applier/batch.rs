@@ -61,12 +61,8 @@ pub fn turn(
         .collect();
     let mut turn = Turn {
         commit: SiteCommit {
-            site: site.site.clone(),
-            refused: Vec::new(),
-            forget_refused: Vec::new(),
-            registry: Vec::new(),
-            profiles: Vec::new(),
             last_position: entries.last().map_or(0, |entry| entry.position.number),
+            ..SiteCommit::of(site.site.clone())
         },
         ends: Vec::with_capacity(entries.len()),
         failing: Vec::new(),

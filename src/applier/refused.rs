@@ -49,6 +49,17 @@ impl RefusedList {
         bytes.saturating_sub(before.map_or(0, |before| before.bytes))
     }
 
+    /// Puts `other` in the place of this list; answers the bytes of each site.
+    pub fn replace(&self, other: Self) -> BTreeMap<Site, u64> {
+        let other = other.0.into_inner();
+        let mut bytes = BTreeMap::new();
+        for ((site, _), summary) in &other.entries {
+            *bytes.entry(site.clone()).or_default() += summary.bytes;
+        }
+        *self.0.write() = other;
+        bytes
+    }
+
     /// Forgets a record; answers the bytes by which the list has shrunk.
     pub fn remove(&self, site: &Site, position: u64) -> u64 {
         self.0.write().entries.remove(&(site.clone(), position)).map_or(0, |gone| gone.bytes)

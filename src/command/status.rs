@@ -207,20 +207,21 @@ pub struct QuotaStatus {
 }
 
 /// Whether the store can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreHealth {
     /// It serves.
     Serving,
     /// It serves profiles while the attribute index is built.
     IndexBuilding,
     /// There is none: it is being built.
+    #[default]
     Rebuilding,
     /// It failed, or is damaged.
     Failed,
 }
 
 /// The store.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoreStatus {
     /// Whether it can be used.
     pub health: StoreHealth,

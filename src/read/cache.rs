@@ -73,6 +73,15 @@ impl ProfileCache {
         }
     }
 
+    /// Forgets everything, fills included that are under way: there is another store.
+    pub fn clear(&self) {
+        for group in &self.stamps {
+            *group.lock() += 1;
+        }
+        // After the stamps: a fill that was let through before is cleared with the rest.
+        self.records.clear();
+    }
+
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
         self.records.weight()
@@ -155,6 +164,18 @@ mod tests {
         assert_eq!(cache.get(&key), None);
         cache.fill(user, cache.stamp(user), key.clone(), None);
         assert_eq!(cache.get(&key), Some(None));
+    }
+
+    #[test]
+    fn nothing_survives_a_clear_also_no_fill_under_way() {
+        let cache = ProfileCache::new(1 << 20);
+        let key = ProfileKey::new(Site::new("s"), User::new("u"));
+        let user = key.hash64();
+        cache.put(user, key.clone(), Some(record(2)));
+        let before = cache.stamp(user);
+        cache.clear();
+        cache.fill(user, before, key.clone(), Some(record(1)));
+        assert_eq!(cache.get(&key), None);
     }
 
     #[test]

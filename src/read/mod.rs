@@ -2,10 +2,8 @@
 
 pub mod cache;
 mod overlay;
-mod rebuild;
 mod service;
 
 pub use cache::ProfileCache;
 pub use overlay::{EntrySource, OVERLAY_LIMIT, Stamped};
-pub use rebuild::Rebuild;
-pub use service::{Read, ReadShared};
+pub use service::{Read, ReadShared, of_store};

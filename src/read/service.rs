@@ -179,8 +179,10 @@ impl ReadShared {
     }
 }
 
-fn of_store(error: StoreError) -> ReadError {
+/// What a reader hears of a store call that failed.
+pub fn of_store(error: StoreError) -> ReadError {
     match error {
+        StoreError::Rebuilding { done, total } => ReadError::Rebuilding { done, total },
         StoreError::Busy => ReadError::Overloaded,
         StoreError::Closed => ReadError::Draining,
         other => ReadError::Store(other.to_string()),

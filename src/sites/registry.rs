@@ -87,6 +87,16 @@ impl Registry {
         self.attributes.insert(info.name.clone(), Registered { info, stored: true });
     }
 
+    /// Takes over what another store knows, which is `its`: what it does not know must be put there.
+    pub fn reconcile(&mut self, its: &Registry) {
+        for registered in self.attributes.values_mut() {
+            registered.stored = false;
+        }
+        for registered in its.attributes.values().filter(|registered| registered.stored) {
+            self.restore(registered.info.clone());
+        }
+    }
+
     /// Whether the store knows all attributes that `changes` use.
     pub fn stored(&self, changes: &[AttributeChange]) -> bool {
         changes.iter().all(|change| self.attributes.get(&change.name).is_none_or(|a| a.stored))

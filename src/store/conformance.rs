@@ -30,6 +30,7 @@ pub fn all<S: Subject>(make: impl Fn() -> S) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     runtime.block_on(refused_and_registry(make()));
+    runtime.block_on(graves_come_by_hash(&make().store()));
     runtime.block_on(conflicts_change_nothing(&make().store()));
     runtime.block_on(a_text_that_is_cut_is_found(&make().store()));
     runtime.block_on(readers_never_miss_a_profile(make().store()));
@@ -72,7 +73,7 @@ fn grave(version: u64) -> Arc<Record> {
 }
 
 fn commit(site: Site, profiles: Vec<ProfilePut>) -> SiteCommit {
-    SiteCommit { site, refused: vec![], forget_refused: vec![], registry: vec![], profiles, last_position: 1 }
+    SiteCommit { profiles, last_position: 1, ..SiteCommit::of(site) }
 }
 
 fn put(user: &str, before: Option<&Arc<Record>>, after: &Arc<Record>) -> ProfilePut {
@@ -168,6 +169,21 @@ async fn refused_and_registry<S: Subject>(subject: S) {
     store.commit(turned).await.unwrap();
     assert_eq!(scan(&store, whole(site(), "off")).await.len(), 1);
     assert!(store.scan_index(whole(site(), "on")).await.is_err());
+}
+
+/// A grave put by hash is the user's, until there is a profile.
+async fn graves_come_by_hash(store: &Arc<dyn Store>) {
+    let (user, gone, live) = (User::new("u"), grave(3), profile(1, 1, vec![]));
+    let user_hash = hash::grave_hash(&site(), &user);
+    let put_grave = SiteCommit { graves: vec![(user_hash, Arc::clone(&gone))], ..commit(site(), vec![]) };
+    store.commit(put_grave).await.unwrap();
+    let key = vec![ProfileKey::new(site(), user)];
+    assert_eq!(load(store, key.clone()).await, [Some(Arc::clone(&gone))]);
+    let items = records(store, 10).await;
+    assert_eq!(items, [StoredItem::Grave { site: site(), user_hash, record: Arc::clone(&gone) }]);
+    assert_eq!(store.commit(commit(site(), vec![put("u", None, &live)])).await, Err(StoreError::Conflict));
+    store.commit(commit(site(), vec![put("u", Some(&gone), &live)])).await.unwrap();
+    assert_eq!(load(store, key).await, [Some(live)]);
 }
 
 async fn conflicts_change_nothing(store: &Arc<dyn Store>) {

@@ -25,7 +25,7 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Where.
     pub level: FaultLevel,
-    /// Only these operations; none: all that callers ask for, not the backend's own building.
+    /// Only these operations; none: all that callers ask for, not the backend's own.
     pub operations: Vec<Operation>,
     /// Only calls about this site.
     pub site: Option<Site>,
@@ -187,7 +187,7 @@ impl Active {
     fn strikes(&self, level: FaultLevel, operation: Operation, about: &About<'_>) -> bool {
         let fault = &self.fault;
         let wanted = match &*fault.operations {
-            [] => operation != Operation::BuildIndex,
+            [] => !matches!(operation, Operation::BuildIndex | Operation::Upkeep),
             wanted => wanted.contains(&operation),
         };
         if fault.level != level || !wanted || !about.fits(fault) {

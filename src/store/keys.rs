@@ -27,7 +27,12 @@ pub fn profile(site: &Site, user: &User) -> Vec<u8> {
 
 /// The key of a grave: `site \0` and a 128-bit hash of the user, so that a deleted user's id is gone.
 pub fn grave(site: &Site, user: &User) -> Vec<u8> {
-    in_site(site.as_str(), &hash::grave_hash(site, user))
+    grave_of(site, &hash::grave_hash(site, user))
+}
+
+/// The same, when only the hash is known.
+pub fn grave_of(site: &Site, user_hash: &[u8; 16]) -> Vec<u8> {
+    in_site(site.as_str(), user_hash)
 }
 
 /// The key of a refused record: `site \0 position`, big-endian, so that they lie in journal order.

@@ -12,9 +12,9 @@ pub mod index;
 pub mod keys;
 pub mod metered;
 pub mod note;
-pub mod sled;
-
 pub mod service;
+pub mod sled;
+pub mod switch;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -35,7 +35,7 @@ pub trait Store: Send + Sync + 'static {
     /// The records under `keys`, in their order; `None` where there is nothing.
     fn load(&self, purpose: Purpose, keys: Vec<ProfileKey>) -> StoreFuture<Vec<Option<Arc<Record>>>>;
 
-    /// Applies one site's changes: refused records first, then registry, then profiles with the index
+    /// Applies one site's changes: refused records first, then registry, then graves, then profiles with the index
     /// changes that they imply. Each profile is all or nothing.
     fn commit(&self, commit: SiteCommit) -> StoreFuture<Committed>;
 
@@ -82,12 +82,14 @@ pub enum Operation {
     Flush,
     /// A backend's own: a part of its index being built.
     BuildIndex,
+    /// A backend's own: it looks after itself.
+    Upkeep,
 }
 
 impl Operation {
     /// Whether it leaves the store as it is.
     pub fn only_reads(self) -> bool {
-        !matches!(self, Self::Commit | Self::Flush | Self::BuildIndex)
+        !matches!(self, Self::Commit | Self::Flush | Self::BuildIndex | Self::Upkeep)
     }
 }
 
@@ -129,10 +131,27 @@ pub struct SiteCommit {
     pub forget_refused: Vec<u64>,
     /// New or changed attributes of the registry.
     pub registry: Vec<AttributeInfo>,
+    /// Deleted profiles by the 128-bit hash of their user, put as they are: a rebuild knows no more of them.
+    pub graves: Vec<([u8; 16], Arc<Record>)>,
     /// At most one per user.
     pub profiles: Vec<ProfilePut>,
     /// The highest journal position that this commit applies.
     pub last_position: u64,
+}
+
+impl SiteCommit {
+    /// A commit that changes nothing yet.
+    pub fn of(site: Site) -> Self {
+        Self {
+            site,
+            refused: Vec::new(),
+            forget_refused: Vec::new(),
+            registry: Vec::new(),
+            graves: Vec::new(),
+            profiles: Vec::new(),
+            last_position: 0,
+        }
+    }
 }
 
 /// The new record of one user.
@@ -312,6 +331,14 @@ pub enum StoreError {
         /// Profiles done.
         done: u64,
         /// Profiles in all.
+        total: u64,
+    },
+    /// There is no store at this moment: one is being built.
+    #[error("store: it is being rebuilt: {done} of {total} done")]
+    Rebuilding {
+        /// Records and entries done.
+        done: u64,
+        /// How many there are, as far as known.
         total: u64,
     },
     /// What was asked for makes no sense.

@@ -4,13 +4,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::sled::Mark;
-use crate::model::{LowWater, NodeId};
+use crate::model::{LowWater, NodeId, codec};
 
 /// The note's file name.
 pub const NOTE_FILE: &str = "store-note";
@@ -34,6 +34,65 @@ pub struct Note {
     pub clean: bool,
     /// Where the note was written.
     pub place: Place,
+    /// The directory that holds the generation's, if it is not the configured one.
+    pub elsewhere: Option<Elsewhere>,
+    /// A rebuild that was begun and has not ended: the next start begins it again.
+    pub rebuild: Option<Wanted>,
+}
+
+/// A generation that was built in another directory than the configured one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The directory that holds the generation's.
+    pub dir: PathBuf,
+    /// What was configured then. With another configuration, that one counts.
+    pub configured: PathBuf,
+}
+
+/// A rebuild that somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Where; none: beside the old one.
+    pub dir: Option<PathBuf>,
+    /// Why.
+    pub reason: String,
+    /// Who asked; empty: the server itself.
+    pub owner: String,
+}
+
+/// The note's format. Format 1 ended before `elsewhere`.
+const FORMAT: u8 = 2;
+
+/// The fields of format 1.
+#[derive(Serialize, Deserialize)]
+struct First {
+    node: NodeId,
+    generation: u64,
+    commit_number: u64,
+    last_position: u64,
+    low_water: LowWater,
+    complete: bool,
+    clean: bool,
+    place: Place,
+}
+
+fn decode(body: &[u8]) -> Option<Note> {
+    if let Ok(note) = codec::decode(FORMAT, body) {
+        return Some(note);
+    }
+    let first: First = keys::decode(body).ok()?;
+    Some(Note {
+        node: first.node,
+        generation: first.generation,
+        commit_number: first.commit_number,
+        last_position: first.last_position,
+        low_water: first.low_water,
+        complete: first.complete,
+        clean: first.clean,
+        place: first.place,
+        elsewhere: None,
+        rebuild: None,
+    })
 }
 
 /// A boot of a machine and a mount of a file system: what was written survives a crash of the process
@@ -137,7 +196,7 @@ pub fn read(dir: &Path) -> std::io::Result<Option<Note>> {
     };
     let note = bytes.split_first_chunk::<4>().and_then(|(sum, body)| {
         let sound = u32::from_le_bytes(*sum) == crc32c::crc32c(body);
-        if sound { keys::decode(body).ok() } else { None }
+        if sound { decode(body) } else { None }
     });
     if note.is_none() {
         tracing::warn!(dir = %dir.display(), "the store's note is damaged");
@@ -147,7 +206,7 @@ pub fn read(dir: &Path) -> std::io::Result<Option<Note>> {
 
 /// Puts `note` in place of the one in `dir`, all or nothing, and syncs it.
 pub fn write(dir: &Path, note: &Note) -> std::io::Result<()> {
-    let body = keys::encode(note);
+    let body = codec::encode(FORMAT, note);
     let (path, new) = (dir.join(NOTE_FILE), dir.join(format!("{NOTE_FILE}.new")));
     let mut file = File::create(&new)?;
     file.write_all(&crc32c::crc32c(&body).to_le_bytes())?;
@@ -193,6 +252,8 @@ mod tests {
             complete: true,
             clean,
             place: place("b", 1),
+            elsewhere: None,
+            rebuild: None,
         }
     }
 
@@ -244,6 +305,21 @@ mod tests {
             fs::write(&path, &whole[..at]).unwrap();
             assert_eq!(read(dir.path()).unwrap(), None, "cut at {at}");
         }
+    }
+
+    #[test]
+    fn the_first_format_is_still_read() {
+        let first = First {
+            node: NodeId(1),
+            generation: 1,
+            commit_number: 10,
+            last_position: 20,
+            low_water: LowWater::default(),
+            complete: true,
+            clean: true,
+            place: place("b", 1),
+        };
+        assert_eq!(decode(&keys::encode(&first)), Some(note(true)));
     }
 
     #[test]

@@ -306,13 +306,15 @@ pub async fn check_index(home: &Home) {
     config.journal.segment.0 = 4 << 20;
     let mut core = Core::open(&config, Arc::new(SystemClock)).unwrap();
     // What the kill left waiting is being applied; meanwhile the two cannot be compared.
-    while core.shared.sites.all().iter().any(|site| site.lane.lock().waiting() > 0) {
+    while core.switch.check().is_err()
+        || core.shared.sites.all().iter().any(|site| site.lane.lock().waiting() > 0)
+    {
         tokio::task::yield_now().await;
     }
     let mut expected = Vec::new();
     let mut after = None;
     loop {
-        let page = core.store.scan_records(after, 100).await.unwrap();
+        let page = core.switch.scan_records(after, 100).await.unwrap();
         for item in page.items {
             let StoredItem::Profile { key, record } = item else { continue };
             for attribute in &record.live().unwrap().attributes {
@@ -337,7 +339,7 @@ pub async fn check_index(home: &Home) {
                 limit: 10_000,
             };
             let page = loop {
-                match core.store.scan_index(scan.clone()).await {
+                match core.switch.scan_index(scan.clone()).await {
                     // It is built in the background; each call waits its turn behind a part of that.
                     Err(StoreError::IndexBuilding { .. }) => tokio::task::yield_now().await,
                     page => break page.unwrap(),
@@ -346,7 +348,7 @@ pub async fn check_index(home: &Home) {
             assert!(!page.more);
             for (_, key) in page.entries {
                 let record =
-                    core.store.load(Purpose::Query, vec![key.clone()]).await.unwrap().remove(0).unwrap();
+                    core.switch.load(Purpose::Query, vec![key.clone()]).await.unwrap().remove(0).unwrap();
                 let value: &Value = &record.live().unwrap().attribute(attribute).unwrap().value;
                 found.push((key, attribute.to_owned(), format!("{value:?}")));
             }

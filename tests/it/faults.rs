@@ -62,8 +62,8 @@ fn open(dir: &tempfile::TempDir, reply_after: Duration) -> Node {
     config.server.drain_timeout.0 = Duration::from_millis(100);
     let (faults, commits) = (Faults::default(), Arc::default());
     let (wanted, seen) = (faults.clone(), Arc::clone(&commits));
-    let wrap = |store| -> Arc<dyn Store> {
-        Arc::new(Recorder { inner: FaultyStore::new(store, wanted), commits: seen })
+    let wrap = move |store| -> Arc<dyn Store> {
+        Arc::new(Recorder { inner: FaultyStore::new(store, wanted.clone()), commits: Arc::clone(&seen) })
     };
     let core = Core::open_with(&config, Arc::new(SystemClock), wrap).unwrap();
     Node { core, faults, commits }

@@ -35,6 +35,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "metrics", "ledger",
         ],
     ),
+    // A new store is made by the rules of the applier.
+    (
+        "rebuild",
+        &[
+            "model", "command", "sites", "store", "journal", "snapshot", "read", "accept", "applier",
+            "clock", "metrics",
+        ],
+    ),
     (
         "api",
         &["model", "command", "proto", "clock", "metrics", "meter", "store", "incident", "ledger", "breaker"],

@@ -13,6 +13,7 @@ mod layering;
 mod listeners;
 mod many;
 mod reads;
+mod rebuild;
 mod restart;
 mod support;
 mod transfer;

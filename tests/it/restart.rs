@@ -77,7 +77,7 @@ async fn the_store_can_be_thrown_away() {
     // What it had refused, and why, comes back too; and counts go on.
     write(&mut client, 3).await;
     assert_eq!(get(&mut client, SITE, &user(0)).await.unwrap().version, 6);
-    server.wait_for("filled from the journal");
+    server.wait_for("the store has been rebuilt");
     server.stop();
     let server = home.start();
     check_all(&mut server.client().await, 3).await;

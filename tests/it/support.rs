@@ -293,7 +293,17 @@ pub async fn applied(client: &mut Client, request: proto::IdentifyRequest) -> pr
 pub async fn get(client: &mut Client, site: &str, user: &str) -> Option<proto::Profile> {
     let request =
         proto::GetProfileRequest { site: site.into(), user: user.into(), include_occurred_at: true };
-    match client.get_profile(request).await {
+    let give_up = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    let answer = loop {
+        match client.get_profile(request.clone()).await {
+            // It is, right after a start without a store.
+            Err(status) if reason(&status) == "STORE_REBUILDING" && std::time::Instant::now() < give_up => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            answer => break answer,
+        }
+    };
+    match answer {
         Ok(response) => Some(response.into_inner().profile.unwrap()),
         Err(status) => {
             assert_eq!(reason(&status), "PROFILE_NOT_FOUND", "{status:?}");

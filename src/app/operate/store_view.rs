@@ -1,24 +1,26 @@
 //! The store as an operator sees it: what its threads do, never an answer of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::command::{StoreCallStatus, StoreHealth, StoreStatus};
 use crate::meter::{Meter, Recent};
-use crate::read::Rebuild;
 use crate::store::index::IndexState;
 use crate::store::metered::StoreMeters;
-use crate::store::sled::{PoolState, SledStore};
+use crate::store::sled::PoolState;
+use crate::store::switch::StoreSwitch;
 
-/// A thread that is longer inside one call hangs.
-pub const HUNG_AFTER: Duration = Duration::from_secs(10);
-
-/// What the store does at `now`.
-pub fn look(store: &SledStore, filling: &Rebuild, meters: &StoreMeters, now: Instant) -> StoreStatus {
+/// What the store does at `now`. `hung` threads hang in any generation.
+pub fn look(switch: &StoreSwitch, hung: usize, meters: &StoreMeters, now: Instant) -> StoreStatus {
+    let Some(in_use) = switch.in_use() else {
+        let (health, hung_threads, last_error) = (StoreHealth::Rebuilding, hung as u64, meters.last_error());
+        return StoreStatus { health, hung_threads, last_error, ..StoreStatus::default() };
+    };
+    let store = &in_use.store;
     let pools = store.pools(now);
     let pool = |name: &'static str| pools.iter().filter(move |pool| pool.name == name);
     let (health, index_progress) = match store.index_state() {
         _ if store.is_damaged() => (StoreHealth::Failed, None),
-        _ if filling.check().is_err() => (StoreHealth::Rebuilding, None),
+        _ if store.has_failed() => (StoreHealth::Failed, None),
         IndexState::Ready => (StoreHealth::Serving, None),
         IndexState::Building { done, total } => {
             (StoreHealth::IndexBuilding, Some(done as f64 / total.max(1) as f64))
@@ -28,14 +30,14 @@ pub fn look(store: &SledStore, filling: &Rebuild, meters: &StoreMeters, now: Ins
         if store.is_damaged() { "its files are damaged".to_owned() } else { meters.last_error() };
     StoreStatus {
         health,
-        generation: 0,
+        generation: in_use.number,
         dir: store.dir().to_owned(),
         profiles: store.profiles(),
         disk_bytes: 0,
         commits: calls(&meters.commits, pool("store-writer"), now),
         loads: calls(&meters.loads, pool("store-get").chain(pool("store-apply")), now),
         scans: calls(&meters.scans, pool("store-query"), now),
-        hung_threads: pools.iter().map(|pool| pool.older_than(HUNG_AFTER) as u64).sum(),
+        hung_threads: hung as u64,
         unflushed_bytes: store.unflushed_bytes(),
         flush_age: pool("store-flush").filter_map(PoolState::oldest).max(),
         cache_miss_share: 0.0,

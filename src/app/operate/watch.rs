@@ -21,11 +21,11 @@ use crate::command::{
 use crate::journal::JournalState;
 use crate::meter::{Meter, Recent, WINDOW};
 use crate::model::EventTime;
-use crate::read::Rebuild;
+use crate::rebuild::Rebuilds;
 use crate::serve::{Health, Node};
 use crate::sites::SiteState;
 use crate::store::metered::StoreMeters;
-use crate::store::sled::SledStore;
+use crate::store::switch::StoreSwitch;
 
 /// Entries that wait no longer than this are under way.
 const USUAL_WAIT: Duration = Duration::from_secs(1);
@@ -37,9 +37,8 @@ const WHY: usize = 20;
 pub struct Watch {
     shared: Arc<Shared>,
     refused: Arc<RefusedList>,
-    store: Arc<SledStore>,
-    filling: Arc<Rebuild>,
-    generation: Box<dyn Fn() -> u64 + Send + Sync>,
+    store: Arc<StoreSwitch>,
+    hung: Rebuilds,
     index_limit: u64,
     connections: Arc<Node>,
     health: Health,
@@ -80,13 +79,11 @@ struct Lanes {
 impl Watch {
     /// A status of `core` and what is around it.
     pub fn new(core: &Core, around: Around, now: Instant) -> Self {
-        let generations = Arc::clone(&core.generations);
         let mut watch = Self {
             shared: Arc::clone(&core.shared),
             refused: Arc::clone(&core.refused),
-            store: Arc::clone(&core.store),
-            filling: Arc::clone(&core.rebuild),
-            generation: Box::new(move || generations.generation()),
+            store: Arc::clone(&core.switch),
+            hung: core.rebuilds.clone(),
             index_limit: around.index_limit,
             connections: around.connections,
             health: around.health,
@@ -283,8 +280,7 @@ impl StatusSource for Watch {
         };
         let sites = sites.iter().map(|site| self.site(site, &history, now)).collect();
         let rebuild = self.rebuilds.as_ref().and_then(|rebuilds| rebuilds.progress());
-        let mut store = store_view::look(&self.store, &self.filling, &self.calls, now);
-        store.generation = (self.generation)();
+        let mut store = store_view::look(&self.store, self.hung.hung_threads(), &self.calls, now);
         store.index_limit_bytes = self.index_limit;
         store.cache_miss_share = self.miss_share(now);
         let restart = restart(&lanes, &history, &journal, &store);

@@ -16,14 +16,7 @@ fn load(store: &FaultyStore<SledStore>, site: &str) -> StoreFuture<Vec<Option<Ar
 }
 
 fn empty_commit(site: &str) -> SiteCommit {
-    SiteCommit {
-        site: Site::new(site),
-        refused: vec![],
-        forget_refused: vec![],
-        registry: vec![],
-        profiles: vec![],
-        last_position: 1,
-    }
+    SiteCommit { last_position: 1, ..SiteCommit::of(Site::new(site)) }
 }
 
 #[tokio::test]

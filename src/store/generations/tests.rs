@@ -27,6 +27,14 @@ impl Dirs {
         Generations::open(self.options(1, 100)).unwrap()
     }
 
+    /// Opens it and adopts a new generation.
+    fn begin(&self) -> (Generations, Arc<SledStore>) {
+        let (generations, opened) = self.open();
+        assert!(opened.store.is_none());
+        let store = adopt(&generations, None);
+        (generations, store)
+    }
+
     /// What a kill of the process would leave: a copy of the files.
     fn copy(&self) -> Self {
         let to = tempfile::tempdir().unwrap();
@@ -52,6 +60,15 @@ fn low(applied_to: u64) -> LowWater {
     LowWater { applied_to, ..LowWater::default() }
 }
 
+fn adopt(generations: &Generations, dir: Option<&Path>) -> Arc<SledStore> {
+    let mut candidate = generations.begin(dir).unwrap();
+    let retired = generations.adopt(&mut candidate, Flushed { commit_number: 0 }, low(0)).unwrap();
+    if let Some(dir) = &retired.dir {
+        remove_dir(dir);
+    }
+    candidate.store
+}
+
 async fn commit(store: &SledStore, position: u64) {
     let info = AttributeInfo {
         name: format!("a{position}").into(),
@@ -60,14 +77,8 @@ async fn commit(store: &SledStore, position: u64) {
         indexed: true,
         disabled: false,
     };
-    let commit = SiteCommit {
-        site: Site::new("s"),
-        refused: vec![],
-        forget_refused: vec![],
-        registry: vec![info],
-        profiles: vec![],
-        last_position: position,
-    };
+    let commit =
+        SiteCommit { registry: vec![info], last_position: position, ..SiteCommit::of(Site::new("s")) };
     store.commit(commit).await.unwrap();
 }
 
@@ -76,14 +87,15 @@ async fn closed_in_order_it_is_trusted_at_the_next_start() {
     let dirs = Dirs::new();
     let (generations, opened) = dirs.open();
     assert_eq!((opened.distrust, opened.low_water), (Some(Distrust::NoStore), LowWater::default()));
-    commit(&opened.store, 7).await;
-    generations.set_complete();
-    generations.close_clean(&opened.store, low(7), LIMIT).unwrap();
-    drop((generations, opened.store));
+    let store = adopt(&generations, None);
+    commit(&store, 7).await;
+    generations.close_clean(&store, low(7), LIMIT).unwrap();
+    drop((generations, store));
 
     let (generations, opened) = dirs.open();
     assert_eq!((opened.distrust, opened.low_water), (None, low(7)));
-    assert_eq!((generations.generation(), opened.store.registry().unwrap().len()), (1, 1));
+    let store = opened.store.unwrap();
+    assert_eq!((generations.generation(), store.registry().unwrap().len()), (1, 1));
     // Clean no longer, but of this boot.
     let left = note::read(&dirs.0.path().join("journal")).unwrap().unwrap();
     assert!(!left.clean && left.complete);
@@ -92,52 +104,108 @@ async fn closed_in_order_it_is_trusted_at_the_next_start() {
 #[tokio::test]
 async fn after_a_kill_it_is_trusted_if_what_was_flushed_is_there() {
     let dirs = Dirs::new();
-    let (generations, opened) = dirs.open();
-    commit(&opened.store, 7).await;
+    let (generations, store) = dirs.begin();
+    commit(&store, 7).await;
     let before = dirs.copy();
-    generations.set_complete();
-    let flushed = opened.store.flush().await.unwrap();
-    generations.write_note(flushed, low(7)).unwrap();
+    let flushed = store.flush().await.unwrap();
+    generations.write_note(1, flushed, low(7)).unwrap();
+    // Of a generation that is out of use nothing is noted.
+    generations.write_note(9, flushed, low(9)).unwrap();
 
     let killed = dirs.copy();
     let (_, reopened) = killed.open();
     assert_eq!((reopened.distrust, reopened.low_water), (None, low(7)));
 
     // An older copy of the store's files under the newer note.
-    let store = Path::new("store").join("00000001").join("sled");
+    let files = Path::new("store").join("00000001").join("sled");
     let older = dirs.copy();
-    fs::remove_dir_all(older.0.path().join(&store)).unwrap();
-    fs::create_dir(older.0.path().join(&store)).unwrap();
-    copy_dir(&before.0.path().join(&store), &older.0.path().join(&store));
+    fs::remove_dir_all(older.0.path().join(&files)).unwrap();
+    fs::create_dir(older.0.path().join(&files)).unwrap();
+    copy_dir(&before.0.path().join(&files), &older.0.path().join(&files));
     let (generations, reopened) = older.open();
-    assert!(
-        matches!(reopened.distrust, Some(Distrust::Behind | Distrust::NoMark)),
-        "{:?}",
-        reopened.distrust
-    );
-    assert_eq!((generations.generation(), reopened.store.mark().commit_number), (2, 0));
+    let distrust = reopened.distrust;
+    assert!(matches!(distrust, Some(Distrust::Behind | Distrust::NoMark)), "{distrust:?}");
+    // What had been dealt with is known still.
+    assert_eq!(reopened.low_water, low(7));
+    let store = adopt(&generations, None);
+    assert_eq!((generations.generation(), store.mark().commit_number), (2, 0));
 }
 
 #[tokio::test]
-async fn a_first_replay_that_was_interrupted_starts_over() {
+async fn a_rebuild_that_was_interrupted_leaves_no_trace_and_is_wanted_again() {
     let dirs = Dirs::new();
+    let (generations, store) = dirs.begin();
+    commit(&store, 7).await;
+    let wanted = Wanted { dir: None, reason: "because".to_owned(), owner: "me".to_owned() };
+    generations.want(Some(wanted.clone())).unwrap();
+    let candidate = generations.begin(None).unwrap();
+    assert_eq!(candidate.number, 2);
+    commit(&candidate.store, 8).await;
+    let flushed = store.flush().await.unwrap();
+    generations.write_note(1, flushed, low(7)).unwrap();
+
+    let killed = dirs.copy();
+    let (generations, opened) = killed.open();
+    assert_eq!((opened.distrust, opened.rebuild), (None, Some(wanted.clone())));
+    assert!(!killed.0.path().join("store/00000002").exists());
+    generations.want(None).unwrap();
+    assert_eq!(note::read(&killed.0.path().join("journal")).unwrap().unwrap().rebuild, None);
+
+    // The same when there was no generation in use.
+    let (generations, store) = (dirs.copy(), store);
+    drop(store);
+    let given_up = Generations::open(generations.options(1, 100)).unwrap().0;
+    let old = given_up.give_up().unwrap();
+    assert!(old.dir.as_ref().unwrap().ends_with("00000001"));
+    let killed = generations.copy();
+    let (_, opened) = killed.open();
+    assert_eq!((opened.distrust, opened.rebuild), (Some(Distrust::Incomplete), Some(wanted)));
+    assert_eq!(opened.low_water, low(7));
+}
+
+#[tokio::test]
+async fn one_that_is_abandoned_is_gone_and_its_number_is_not_used_again() {
+    let dirs = Dirs::new();
+    let (generations, _store) = dirs.begin();
+    let candidate = generations.begin(None).unwrap();
+    assert!(generations.abandon(&candidate));
+    assert!(!candidate.dir.exists());
+    assert_eq!(generations.begin(None).unwrap().number, 3);
+    assert_eq!(generations.generation(), 1);
+}
+
+#[tokio::test]
+async fn one_that_was_built_elsewhere_is_found_unless_the_configuration_says_otherwise() {
+    let dirs = Dirs::new();
+    let (generations, _old) = dirs.begin();
+    let elsewhere = dirs.0.path().join("other disk");
+    let store = adopt(&generations, Some(&elsewhere));
+    assert!(elsewhere.join("00000002").exists() && !dirs.0.path().join("store/00000001").exists());
+    commit(&store, 7).await;
+    generations.close_clean(&store, low(7), LIMIT).unwrap();
+    drop((generations, store));
+
     let (generations, opened) = dirs.open();
-    commit(&opened.store, 7).await;
-    generations.close_clean(&opened.store, low(7), LIMIT).unwrap();
+    assert_eq!((opened.distrust, generations.generation()), (None, 2));
+    assert_eq!(opened.store.unwrap().registry().unwrap().len(), 1);
+    let again = Generations::open(dirs.options(1, 100)).err();
+    assert!(matches!(again, Some(OpenError::InUse(dir)) if dir == elsewhere));
     drop(generations);
-    let (generations, opened) = dirs.open();
-    assert_eq!(opened.distrust, Some(Distrust::Incomplete));
-    assert_eq!((generations.generation(), opened.store.registry().unwrap().len()), (2, 0));
-    assert!(!dirs.0.path().join("store/00000001").exists());
+
+    // Another directory is configured: the old one is left alone.
+    let moved = GenerationOptions { store_dir: dirs.0.path().join("third"), ..dirs.options(1, 100) };
+    let (generations, opened) = Generations::open(moved).unwrap();
+    assert_eq!((opened.distrust, opened.low_water), (Some(Distrust::NoGeneration), low(7)));
+    assert_eq!(generations.begin(None).unwrap().number, 3);
+    assert!(elsewhere.join("00000002").exists());
 }
 
 #[tokio::test]
-async fn a_store_that_is_gone_or_damaged_is_replaced() {
+async fn a_store_that_is_gone_or_damaged_is_not_trusted() {
     let dirs = Dirs::new();
-    let (generations, opened) = dirs.open();
-    commit(&opened.store, 7).await;
-    generations.set_complete();
-    generations.close_clean(&opened.store, low(7), LIMIT).unwrap();
+    let (generations, store) = dirs.begin();
+    commit(&store, 7).await;
+    generations.close_clean(&store, low(7), LIMIT).unwrap();
     drop(generations);
 
     let gone = dirs.copy();
@@ -148,6 +216,7 @@ async fn a_store_that_is_gone_or_damaged_is_replaced() {
     fs::write(damaged.0.path().join("store/00000001/sled/db"), b"nonsense").unwrap();
     let distrust = damaged.open().1.distrust;
     assert!(matches!(distrust, Some(Distrust::CannotOpen | Distrust::NoMark)), "{distrust:?}");
+    assert!(!damaged.0.path().join("store/00000001").exists());
 
     let no_note = dirs.copy();
     fs::remove_file(no_note.0.path().join("journal/store-note")).unwrap();
@@ -157,13 +226,12 @@ async fn a_store_that_is_gone_or_damaged_is_replaced() {
 #[tokio::test]
 async fn what_is_not_ours_to_replace_is_refused() {
     let dirs = Dirs::new();
-    let (generations, opened) = dirs.open();
+    let (generations, store) = dirs.begin();
     let again = Generations::open(dirs.options(1, 100)).err();
     assert!(matches!(again, Some(OpenError::InUse(_))), "{again:?}");
-    commit(&opened.store, 7).await;
-    generations.set_complete();
-    generations.close_clean(&opened.store, low(7), LIMIT).unwrap();
-    drop(generations);
+    commit(&store, 7).await;
+    generations.close_clean(&store, low(7), LIMIT).unwrap();
+    generations.release_lock();
 
     let other = Generations::open(dirs.options(2, 100)).err();
     assert!(matches!(other, Some(OpenError::Foreign { owner: NodeId(1), .. })), "{other:?}");

@@ -34,8 +34,7 @@ struct Chunk {
 pub fn run(shared: &Arc<Shared>, writer: &Pool, wake: &Receiver<()>) {
     let mut first = true;
     while !shared.stopped() {
-        let pass = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pass(shared, writer, first)));
-        match shared.watch(pass.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())))) {
+        match shared.call(Operation::ScanRecords, || pass(shared, writer, first)) {
             Ok(()) => {
                 first = false;
                 if wake.recv().is_err() {

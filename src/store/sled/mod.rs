@@ -13,6 +13,7 @@ mod scan;
 mod trees;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,6 +70,8 @@ impl Default for SledOptions {
 /// One generation of the store.
 pub struct SledStore {
     dir: PathBuf,
+    // The file that was opened, which may not be the one that lies there later.
+    files: Option<FileId>,
     stored_mark: Option<Mark>,
     shared: Arc<Shared>,
     writer: Arc<Pool>,
@@ -96,6 +99,8 @@ struct Shared {
     flushed_bytes: AtomicU64,
     damaged: AtomicBool,
     profiles: AtomicU64,
+    // sled takes no more writes after the first that failed, whatever becomes of the disk.
+    failed: AtomicBool,
 }
 
 impl Shared {
@@ -120,13 +125,32 @@ impl Shared {
         }
         result
     }
+
+    /// Runs `work` and notes what it says of the generation. A panic inside sled is damage: what it asserts
+    /// about its own files does not hold any more.
+    fn call<T>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            let error = StoreError::panicked(panic.as_ref());
+            tracing::error!(?operation, %error, "a call panicked inside the store");
+            self.damaged.store(true, Ordering::Release);
+            Err(error)
+        });
+        if !operation.only_reads() && matches!(result, Err(StoreError::Io(_))) {
+            self.failed.store(true, Ordering::Release);
+        }
+        self.watch(result)
+    }
 }
 
 impl SledStore {
     /// Opens or creates the generation in `dir` for `node`. Blocks; sled's panics are caught.
     pub fn open(dir: &Path, node: NodeId, options: &SledOptions) -> Result<Self, StoreError> {
         let cache_capacity = options.cache_capacity;
-        let opened = std::panic::catch_unwind(|| {
+        let opened = catch_unwind(|| {
             let trees = Trees::open(dir, cache_capacity)?;
             let (mark, registry) = (trees.mark()?, trees.load_registry()?);
             Ok::<_, StoreError>((trees, mark, registry))
@@ -152,6 +176,7 @@ impl SledStore {
             flushed_bytes: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
             profiles: AtomicU64::new(mark.profiles),
+            failed: AtomicBool::new(false),
         });
         let no_thread = |e| StoreError::Io(format!("cannot start a thread: {e}"));
         let pool = |name, threads| {
@@ -160,6 +185,7 @@ impl SledStore {
         let (life, builder) = bounded(0);
         let store = Self {
             dir: dir.to_owned(),
+            files: FileId::of(dir),
             stored_mark,
             shared: Arc::clone(&shared),
             writer: Arc::new(pool("store-writer", 1)?),
@@ -247,6 +273,54 @@ impl SledStore {
         self.shared.damaged.load(Ordering::Acquire)
     }
 
+    /// Whether a write has failed: sled takes none from then on.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// For how long the oldest call has been inside sled at `now`.
+    pub fn oldest_inside(&self, now: Instant) -> Option<Duration> {
+        self.pools(now).iter().flat_map(|pool| pool.inside.iter().copied()).max()
+    }
+
+    /// Threads with a call older than `age` at `now`.
+    pub fn threads_older_than(&self, age: Duration, now: Instant) -> usize {
+        self.pools(now).iter().map(|pool| pool.older_than(age)).sum()
+    }
+
+    /// Whether all of its threads have ended.
+    pub fn has_ended(&self) -> bool {
+        self.all_pools().iter().all(|pool| pool.wait_closed(Duration::ZERO))
+    }
+
+    /// Looks whether its files still lie where they were opened; not so is damage. Asks the disk.
+    pub fn check_files(&self) -> StoreFuture<()> {
+        let (dir, opened) = (self.dir.clone(), self.files);
+        self.run(&self.flusher, Operation::Upkeep, None, move |_, _| {
+            if FileId::of(&dir) == opened {
+                return Ok(());
+            }
+            Err(StoreError::Corrupt(format!("its files in {} were removed or replaced", dir.display())))
+        })
+    }
+
+    /// Shows that it takes writes: puts `bytes` of scratch, writes them out, reads them back and removes them.
+    pub fn prove(&self, bytes: usize) -> StoreFuture<()> {
+        self.run(&self.writer, Operation::Upkeep, None, move |_, trees| trees.prove(bytes))
+    }
+
+    /// Gives it up: takes no more calls, lets go of the files as soon as no thread is inside any more, and waits
+    /// for that at most `limit`. Nothing is written out. Whether all threads have ended.
+    pub fn retire(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        self.stop();
+        // A call that hangs before it has come to sled finds it closed when it goes on.
+        drop(self.shared.trees.swap(None));
+        let left = || until.saturating_duration_since(Instant::now());
+        let built = self.builder.recv_timeout(left()) == Err(RecvTimeoutError::Disconnected);
+        self.all_pools().iter().all(|pool| pool.wait_closed(left())) && built
+    }
+
     /// Finishes what waits, flushes and lets go of the files. Blocks, at most `limit` for the calls that
     /// still run; an error leaves the generation unclean.
     pub fn close(&self, limit: Duration) -> Result<(), StoreError> {
@@ -291,8 +365,24 @@ impl SledStore {
         let shared = Arc::clone(&self.shared);
         pool.run(Call { operation, site }, move || {
             let trees = shared.trees()?;
-            shared.watch(work(&shared, &trees))
+            shared.call(operation, || work(&shared, &trees))
         })
+    }
+}
+
+/// What tells a file from another that takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file that sled keeps everything in; none if it is not there.
+    fn of(dir: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = std::fs::metadata(dir.join("db")).ok()?;
+        Some(Self { device: found.dev(), inode: found.ino() })
     }
 }
 

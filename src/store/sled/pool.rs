@@ -16,9 +16,13 @@ const WAIT_STEP: Duration = Duration::from_millis(50);
 
 type Job = Box<dyn FnOnce(&Slot) + Send>;
 
-/// When a thread's running call began: nanoseconds since the pool's start plus 1; 0: idle.
+/// When a thread's running call began, and when its work inside the engine did: nanoseconds since the pool's
+/// start plus 1; 0: idle. The two differ while a hook holds the call: a thread that hangs there hangs alone.
 #[derive(Default)]
-struct Slot(AtomicU64);
+struct Slot {
+    call: AtomicU64,
+    inside: AtomicU64,
+}
 
 /// One or more threads that run store calls, one at a time each.
 pub struct Pool {
@@ -107,17 +111,19 @@ impl Pool {
             if call.operation.only_reads() && answer.is_closed() {
                 return;
             }
-            let began = u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
-            slot.0.store(began + 1, Ordering::Release);
+            let since = || u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1;
+            slot.call.store(since(), Ordering::Release);
             // State touched by a call that panics stays usable: each profile is all or nothing, and
             // the mark is written last.
             let result = catch_unwind(AssertUnwindSafe(|| {
                 if let Some(hook) = hook {
                     hook.before(&call)?;
                 }
+                slot.inside.store(since(), Ordering::Release);
                 work()
             }));
-            slot.0.store(0, Ordering::Release);
+            slot.inside.store(0, Ordering::Release);
+            slot.call.store(0, Ordering::Release);
             let _ = answer.send(result.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref()))));
         });
         (job, Answer(answered))
@@ -126,14 +132,20 @@ impl Pool {
     /// What the pool is doing at `now`.
     pub fn state(&self, now: Instant) -> PoolState {
         let now = u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
-        let running = self
-            .slots
-            .iter()
-            .filter_map(|slot| slot.0.load(Ordering::Acquire).checked_sub(1))
-            .map(|began| Duration::from_nanos(now.saturating_sub(began)))
-            .collect();
+        let ages = |began: fn(&Slot) -> &AtomicU64| {
+            self.slots
+                .iter()
+                .filter_map(|slot| began(slot).load(Ordering::Acquire).checked_sub(1))
+                .map(|began| Duration::from_nanos(now.saturating_sub(began)))
+                .collect()
+        };
         let queued = self.queue.read().as_ref().map_or(0, Sender::len);
-        PoolState { name: self.name, running, queued }
+        PoolState {
+            name: self.name,
+            running: ages(|slot| &slot.call),
+            inside: ages(|slot| &slot.inside),
+            queued,
+        }
     }
 
     /// Takes no more calls; those that wait still run.
@@ -165,6 +177,8 @@ pub struct PoolState {
     pub name: &'static str,
     /// The age of each running call.
     pub running: Vec<Duration>,
+    /// How long each of them has been inside the engine: past what a hook does to it.
+    pub inside: Vec<Duration>,
     /// Calls that wait for a thread.
     pub queued: usize,
 }

@@ -35,14 +35,7 @@ fn commit(puts: &[Put<'_>], last_position: u64) -> SiteCommit {
         before: before.clone(),
         after: after.clone(),
     });
-    SiteCommit {
-        site: Site::new("s"),
-        refused: vec![],
-        forget_refused: vec![],
-        registry: vec![],
-        profiles: profiles.collect(),
-        last_position,
-    }
+    SiteCommit { profiles: profiles.collect(), last_position, ..SiteCommit::of(Site::new("s")) }
 }
 
 fn key(user: &str) -> ProfileKey {

@@ -29,6 +29,9 @@ const MARK: &[u8] = b"mark";
 /// How often sled writes out by itself. Without it, it never reclaims space.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
+/// Values of a proof: as large as sled keeps among the others.
+const SCRATCH_VALUE: usize = 64 << 10;
+
 /// How far a generation has come; the last thing that each commit writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -90,6 +93,25 @@ impl Trees {
         Ok(())
     }
 
+    /// Puts `bytes` of scratch, writes them out, reads them back and removes them.
+    pub fn prove(&self, bytes: usize) -> Result<(), StoreError> {
+        let scratch = self.db.open_tree("scratch")?;
+        let value: Vec<u8> = (0..SCRATCH_VALUE).map(|n| n as u8).collect();
+        let count = (bytes / SCRATCH_VALUE) as u64;
+        for n in 0..count {
+            scratch.insert(n.to_be_bytes(), value.as_slice())?;
+        }
+        self.flush()?;
+        for n in 0..count {
+            if scratch.get(n.to_be_bytes())?.as_deref() != Some(value.as_slice()) {
+                return Err(StoreError::Corrupt("what was put is not there".to_owned()));
+            }
+        }
+        drop(scratch);
+        self.db.drop_tree("scratch")?;
+        Ok(())
+    }
+
     /// What is stored for one user.
     pub fn load(&self, key: &ProfileKey) -> Result<Option<Record>, StoreError> {
         if let Some(bytes) = self.profiles.get(keys::profile(&key.site, &key.user))? {
@@ -147,6 +169,10 @@ impl From<sled::Error> for StoreError {
             // What sled calls a bug of its own is met after damage too; a new generation cures both.
             sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) => {
                 Self::Corrupt(error.to_string())
+            }
+            // Shorter than what it holds: it was cut.
+            sled::Error::Io(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self::Corrupt(io.to_string())
             }
             other => Self::Io(other.to_string()),
         }

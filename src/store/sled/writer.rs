@@ -2,9 +2,9 @@
 //!
 //! First every profile is compared with what the commit expects; a difference refuses the whole commit.
 //! Then, in this order, so that a cut anywhere leaves something that replay completes: refused records,
-//! registry, profiles, mark. A profile's own put is its atom: its new index entries and the entry under
-//! its number come before it, the removal of the old ones after it. A cut between the two leaves at most a
-//! number whose profile is gone, which readers see on the loaded profile.
+//! registry, graves that come by hash, profiles, mark. A profile's own put is its atom: its new index
+//! entries and the entry under its number come before it, the removal of the old ones after it. A cut
+//! between the two leaves at most a number whose profile is gone, which readers see on the loaded profile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -107,6 +107,11 @@ impl Writer {
             bytes += value.len();
             trees.registry.insert(keys::in_site(site.as_str(), info.name.as_bytes()), value)?;
             build |= index.declare(site, &info.name, info.indexed);
+        }
+        for (user_hash, grave) in &commit.graves {
+            let value = codec::encode_record(grave);
+            bytes += value.len();
+            trees.graves.insert(keys::grave_of(site, user_hash), value)?;
         }
         let mut mark = self.mark;
         for put in &commit.profiles {

@@ -95,6 +95,8 @@ pub fn check(fs: &dyn Fs, dir: &Path) -> Result<Report, OpenError> {
         Ok(None) => {
             let problem = if names.iter().any(|name| name == super::image::ADOPTING) {
                 "there is no manifest: a restore has not been completed"
+            } else if names.iter().any(|name| name == super::image::IMAGE_MANIFEST) {
+                "this is a backup, not a journal: see `steadfast backup verify`"
             } else {
                 "there is no manifest"
             };

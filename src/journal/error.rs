@@ -40,7 +40,8 @@ pub enum OpenError {
     #[error(
         "the journal is damaged, and opening it could lose what was acknowledged: {damage}. Nothing has been \
          changed. `steadfast journal check --dir {dir}` lists every problem; restore the file, or the whole \
-         directory, from a copy or a backup",
+         directory, from a copy or a backup; failing that, `steadfast journal repair --dry-run --dir {dir}` says \
+         what can be kept",
         dir = .dir.display()
     )]
     Damaged {

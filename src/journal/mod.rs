@@ -13,6 +13,7 @@
 //! - `spare-N`: segments to be: zero-filled and synced, or released and waiting to be used again.
 //! - `cut-N-OFFSET`: torn tails that were cut off after unclean stops, the last 16.
 //! - `adopting`: a restore has not written the manifest yet; see [`image`].
+//! - `repair-TIME`: what a repair cut; see [`repair`].
 //! - `lock`: locked by the process that has the journal.
 //!
 //! # Segments (all numbers little-endian)
@@ -69,6 +70,7 @@ mod open;
 mod queue;
 mod reader;
 mod recover;
+pub mod repair;
 mod rewrite;
 mod spare;
 mod switch;

@@ -1,18 +1,19 @@
 //! Opening a journal, and what is known of it before it takes entries.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::error::{At as _, OpenError};
+use super::error::{At as _, IoFailure, OpenError};
 use super::format::{self, BatchSettings, SegmentHeader};
 use super::fs::{Fs, OpenMode};
 use super::handle::Journal;
 use super::image::ADOPTING;
 use super::log::{CLOCK_TOLERANCE, Log, Tail, make_segment};
-use super::manifest::{Manifest, SegmentEntry};
+use super::manifest::{Manifest, Sealed, SegmentEntry};
 use super::reader::JournalReader;
 use super::recover::{self, CutTail};
 use super::spare::Spares;
@@ -215,6 +216,45 @@ fn first_segment(
     manifest.next_segment += 1;
     manifest.store(fs, &options.dir)?;
     Ok(Segment::new(&entry, &options.dir, file))
+}
+
+/// Begins a segment of the manifest's node behind all that it has, with positions beyond any that could have been
+/// given to something; its first position. As after an orderly end. The manifest is not stored.
+pub(crate) fn begin_segment(fs: &Arc<dyn Fs>, dir: &Path, manifest: &mut Manifest) -> Result<u64, IoFailure> {
+    let seal = manifest.segments.iter().rev().find_map(|segment| segment.sealed);
+    let clean = Sealed {
+        end: format::SEGMENT_HEADER,
+        last_position: seal.map_or(0, |seal| seal.last_position),
+        digest: 0,
+        accepted_high: seal.map_or(EventTime(0), |seal| seal.accepted_high),
+    };
+    // Those that entries were carried to are as long as their content: no measure.
+    let usual = |s: &&SegmentEntry| s.sealed.is_none_or(|sealed| sealed.end < s.length);
+    let length = manifest.segments.iter().filter(usual).map(|s| s.length).max();
+    let header = SegmentHeader {
+        node: manifest.node,
+        number: manifest.next_segment,
+        first_position: recover::beyond(clean.last_position.max(manifest.next_position.saturating_sub(1))),
+        accepted_high: clean.accepted_high,
+        previous_digest: seal.map_or(0, |seal| seal.digest),
+        previous_last: clean.last_position,
+        length: length.unwrap_or_else(|| JournalOptions::new(dir).segment_bytes),
+    };
+    let spares = Spares::open(Arc::clone(fs), dir, header.length, &fs.list(dir).at("list", dir)?)?;
+    make_segment(&**fs, dir, &spares, &header, |_| Ok(()))?;
+    manifest.segments.push(SegmentEntry {
+        number: header.number,
+        node: header.node,
+        first_position: header.first_position,
+        length: header.length,
+        sealed: None,
+        detached: false,
+    });
+    manifest.next_segment += 1;
+    manifest.gaps.push((clean.last_position, header.first_position));
+    manifest.next_position = header.first_position;
+    manifest.clean = Some(clean);
+    Ok(header.first_position)
 }
 
 impl fmt::Debug for Opened {

@@ -17,6 +17,16 @@ use crate::model::EventTime;
 /// After an unclean stop numbering goes on at the next multiple of this: beyond whatever could have been given
 /// to entries that never became durable.
 pub const POSITION_STEP: u64 = 1 << 20;
+/// Where numbering goes on when `position` is the last that may have been given to anything.
+pub(crate) fn beyond(position: u64) -> u64 {
+    (position / POSITION_STEP + 1) * POSITION_STEP
+}
+
+/// How many entries a segment of `length` bytes can hold.
+pub(crate) fn most_entries(length: u64) -> u64 {
+    length / format::ENTRY_HEADER as u64 + 1
+}
+
 /// Torn tails that are kept aside; older ones are removed.
 const CUT_FILES: usize = 16;
 
@@ -248,8 +258,7 @@ pub(crate) fn rewrite_last(
         }
         verify_copy(file, &header, last, &segment.path)
     })?;
-    let next = last.position.max(manifest.next_position.saturating_sub(1)) / POSITION_STEP * POSITION_STEP;
-    let next = next + POSITION_STEP;
+    let next = beyond(last.position.max(manifest.next_position.saturating_sub(1)));
     manifest.gaps.push((last.position, next));
     manifest.next_position = next;
     let entry = SegmentEntry {

@@ -4,21 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::error::{At as _, OpenError};
-use super::super::format::{SEGMENT_HEADER, SegmentHeader};
 use super::super::fs::{Fs, OpenMode, read_small, remove_if_there};
-use super::super::log::make_segment;
-use super::super::manifest::{MANIFEST, Manifest, Sealed, SegmentEntry, segment_path};
-use super::super::open::new_node;
-use super::super::recover::POSITION_STEP;
-use super::super::spare::{Spares, is_spare};
+use super::super::manifest::{MANIFEST, Manifest, segment_path};
+use super::super::open::{begin_segment, new_node};
+use super::super::spare::is_spare;
 use super::copy::{bring, prune};
 use super::{ImageError, load};
-use crate::model::{EventTime, NodeId};
+use crate::model::NodeId;
 
 /// There while the directory has no manifest yet; holds the node's id to be.
 pub(crate) const ADOPTING: &str = "adopting";
-/// Length of the first segment of its own if the image tells none.
-const SEGMENT_BYTES: u64 = 64 << 20;
 
 pub(super) fn adopt_in(fs: &Arc<dyn Fs>, image_dir: &Path, journal_dir: &Path) -> Result<NodeId, ImageError> {
     let image = load(&**fs, image_dir)?.ok_or_else(|| ImageError::NotAnImage(image_dir.to_owned()))?;
@@ -74,51 +69,17 @@ fn begin(fs: &dyn Fs, dir: &Path, image: &Manifest) -> Result<Option<NodeId>, Im
     Ok(Some(node))
 }
 
-/// Begins a segment of the new node behind the image's; the manifest that names them all.
+/// The manifest of the new journal, with a segment of the new node behind the image's.
 fn own_segment(fs: &Arc<dyn Fs>, dir: &Path, image: Manifest, node: NodeId) -> Result<Manifest, ImageError> {
-    let before = image.segments.iter().rev().find_map(|segment| segment.sealed);
-    let (last, high, digest) = before
-        .map_or((0, EventTime(0), 0), |sealed| (sealed.last_position, sealed.accepted_high, sealed.digest));
-    let beyond = last.max(image.next_position.saturating_sub(1));
-    let origin = (beyond / POSITION_STEP + 1) * POSITION_STEP;
-    // Those that entries were carried to are as long as their content: no measure.
-    let usual = |s: &&SegmentEntry| s.sealed.is_some_and(|sealed| sealed.end < s.length);
-    let length = image.segments.iter().filter(usual).map(|s| s.length).max().unwrap_or(SEGMENT_BYTES);
-    let header = SegmentHeader {
-        node,
-        number: image.next_segment,
-        first_position: origin,
-        accepted_high: high,
-        previous_digest: digest,
-        previous_last: last,
-        length,
-    };
     // Of an earlier try: it would be in the way of the new one.
-    let path = segment_path(dir, header.number);
+    let path = segment_path(dir, image.next_segment);
     remove_if_there(&**fs, &path).at("remove", &path)?;
-    let spares = Spares::open(Arc::clone(fs), dir, length, &[])?;
-    make_segment(&**fs, dir, &spares, &header, |_| Ok(()))?;
     let original = image.node;
-    let mut manifest = Manifest {
-        node,
-        next_segment: header.number + 1,
-        origin,
-        next_position: origin,
-        clean: Some(Sealed { end: SEGMENT_HEADER, last_position: last, digest: 0, accepted_high: high }),
-        ..image
-    };
+    let mut manifest = Manifest { node, ..image };
     if !manifest.ancestors.contains(&original) {
         manifest.ancestors.push(original);
     }
-    manifest.gaps.push((last, origin));
-    manifest.segments.push(SegmentEntry {
-        number: header.number,
-        node,
-        first_position: origin,
-        length,
-        sealed: None,
-        detached: false,
-    });
+    manifest.origin = begin_segment(fs, dir, &mut manifest)?;
     Ok(manifest)
 }
 

@@ -10,7 +10,7 @@ use super::super::{OpenError, StoredEntry};
 use super::support::*;
 
 /// Two segments: the first sealed, the second with three batches.
-fn small_journal(clean: bool) -> (FaultyFs, Vec<StoredEntry>) {
+pub fn small_journal(clean: bool) -> (FaultyFs, Vec<StoredEntry>) {
     let fs = FaultyFs::new();
     let opened = open(&fs).unwrap();
     let reader = opened.reader.clone();

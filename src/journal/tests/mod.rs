@@ -3,7 +3,7 @@
 mod basics;
 pub(super) mod carry;
 mod carry_faults;
-mod damage;
+pub(super) mod damage;
 mod faults;
 mod group;
 mod refusals;

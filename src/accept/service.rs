@@ -20,7 +20,7 @@ use crate::model::{
     ChangeKind, Command, Entry, NodeId, Notes, Position, ProfileKey, Record, Refusal, codec, hash,
 };
 use crate::read::ProfileCache;
-use crate::sites::{SiteState, Sites};
+use crate::sites::{Lane, SiteState, Sites};
 use crate::store::service::Load;
 use crate::store::{Purpose, StoreError};
 
@@ -36,10 +36,8 @@ pub struct AcceptOptions {
     pub load_within: Duration,
     /// Attributes a site may have.
     pub attributes_per_site: usize,
-    /// Waiting bytes a site may have in the journal.
+    /// Waiting bytes a site may have in the journal, unless an operator says otherwise.
     pub site_quota: u64,
-    /// Waiting bytes that sites may have together while they are not being applied.
-    pub stalled_quota: u64,
     /// The configuration that entries are accepted under.
     pub stamp: BatchStamp,
 }
@@ -73,6 +71,8 @@ pub struct Shared {
     pub hot: HotMemory,
     /// Bounds.
     pub options: AcceptOptions,
+    /// Waiting bytes that sites may have together while they are not being applied.
+    pub stalled_quota: AtomicU64,
     /// Counts writes that needed no journal entry.
     pub without_journal: metrics::Counter,
     /// Set when the server goes down: nothing is accepted from then on.
@@ -287,7 +287,7 @@ impl Shared {
             return Err(WriteError::ConditionNeedsStore { retry_after: Duration::from_secs(1) });
         }
         let site_bytes = lane.bytes() + site.refused_bytes.load(Ordering::Relaxed);
-        self.check_quota(site_bytes, lane.is_stalled(), u64::from(bytes))?;
+        self.check_quota(site, site_bytes, lane.is_stalled(), u64::from(bytes))?;
         let changes = match &pending.entry.command {
             Command::Write(write) => match &write.kind {
                 ChangeKind::Identify(changes) => changes.as_slice(),
@@ -304,23 +304,101 @@ impl Shared {
             let now = self.clock.now();
             site.change_registry(&mut lane, |registry| registry.declare(changes, now));
         }
-        self.usage.pending.fetch_add(u64::from(bytes), Ordering::Relaxed);
-        if lane.is_stalled() {
-            self.usage.stalled.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        if let Command::SetAttributeState { name, disabled, indexed } = &pending.entry.command {
+            // It holds from here on; the entry makes it last.
+            site.change_registry(&mut lane, |registry| registry.set_state(name, *disabled, *indexed));
         }
-        lane.register(user, bytes, Arc::clone(&pending));
+        self.registered(&mut lane, pending);
         Ok(())
     }
 
-    fn check_quota(&self, site_bytes: u64, stalled: bool, bytes: u64) -> Result<(), WriteError> {
-        let options = &self.options;
-        if site_bytes + bytes > options.site_quota {
-            let (used, limit) = (site_bytes, options.site_quota);
+    /// As [`submit`](Self::submit), for several entries of one site that use no new attributes: all or none.
+    pub fn submit_together(&self, entries: Vec<(u64, Entry, Arc<Ticket>)>) -> Result<(), WriteError> {
+        let Some((_, first, _)) = entries.first() else { return Ok(()) };
+        let site = &self.sites.get_or_create(&first.site)?;
+        let mut submissions = Vec::with_capacity(entries.len());
+        for (user, entry, ticket) in entries {
+            let payload = codec::encode_entry(&entry);
+            let bytes = payload.len() as u32 + ENTRY_OVERHEAD;
+            let pending = Pending {
+                site: Arc::clone(site),
+                user,
+                entry: Arc::new(entry),
+                bytes,
+                accepted_at: std::sync::OnceLock::new(),
+                ticket,
+                memory: self.hot.share(bytes),
+            };
+            submissions.push(Submission { payload, ticket: Arc::new(pending) });
+        }
+        let all: Vec<Arc<Pending>> = submissions.iter().map(|given| Arc::clone(&given.ticket)).collect();
+        let mut lane = site.lane.lock();
+        let site_bytes = lane.bytes() + site.refused_bytes.load(Ordering::Relaxed);
+        let bytes = all.iter().map(|pending| u64::from(pending.bytes)).sum();
+        self.check_quota(site, site_bytes, lane.is_stalled(), bytes)?;
+        self.journal.submit_many(submissions).map_err(|error| not_submitted(&error.reason))?;
+        for pending in all {
+            self.registered(&mut lane, pending);
+        }
+        Ok(())
+    }
+
+    /// An entry is with the journal: it waits in its lane from now on.
+    fn registered(&self, lane: &mut Lane, pending: Arc<Pending>) {
+        let bytes = u64::from(pending.bytes);
+        self.usage.pending.fetch_add(bytes, Ordering::Relaxed);
+        if lane.is_stalled() {
+            self.usage.stalled.fetch_add(bytes, Ordering::Relaxed);
+        }
+        lane.register(pending.user, pending.bytes, pending);
+    }
+
+    /// Waits for what became of an entry: for `reply_after`, then until it is durable, at most until `deadline`.
+    /// `journaled`: that it is durable is enough.
+    pub async fn answer(
+        &self,
+        ticket: Arc<Ticket>,
+        journaled: bool,
+        deadline: std::time::Instant,
+    ) -> Result<Receipt, WriteError> {
+        let waiting = Waiting {
+            heard: ticket.wait(journaled),
+            ticket,
+            joined: false,
+            journaled,
+            conditional: false,
+            reply_at: std::time::Instant::now() + self.options.reply_after,
+            deadline,
+            node: self.node,
+            notes: Notes::default(),
+        };
+        waiting.answer().await
+    }
+
+    /// Waiting bytes that `site` may have in the journal.
+    pub fn site_quota(&self, site: &SiteState) -> u64 {
+        match site.quota.load(Ordering::Relaxed) {
+            0 => self.options.site_quota,
+            quota => quota,
+        }
+    }
+
+    fn check_quota(
+        &self,
+        site: &SiteState,
+        site_bytes: u64,
+        stalled: bool,
+        bytes: u64,
+    ) -> Result<(), WriteError> {
+        let site_quota = self.site_quota(site);
+        if site_bytes + bytes > site_quota {
+            let (used, limit) = (site_bytes, site_quota);
             return Err(WriteError::JournalFull { scope: "site", used, limit });
         }
         let all_stalled = self.usage.stalled.load(Ordering::Relaxed);
-        if stalled && all_stalled + bytes > options.stalled_quota {
-            let (used, limit) = (all_stalled, options.stalled_quota);
+        let stalled_quota = self.stalled_quota.load(Ordering::Relaxed);
+        if stalled && all_stalled + bytes > stalled_quota {
+            let (used, limit) = (all_stalled, stalled_quota);
             return Err(WriteError::JournalFull { scope: "sites that are not being applied", used, limit });
         }
         Ok(())

@@ -62,12 +62,14 @@ pub struct Core {
     /// The incidents.
     pub incidents: Incidents,
     ledger: Arc<Ledger>,
-    recording: Option<IncidentThread>,
+    pub(super) recording: Option<IncidentThread>,
     /// How far the applier has come.
     pub progress: Progress,
-    rebuilder: Rebuilder,
-    stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    /// Lanes with work go here.
+    pub ready: UnboundedSender<Arc<SiteState>>,
+    pub(super) rebuilder: Rebuilder,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) threads: Vec<JoinHandle<()>>,
 }
 
 /// The line of lanes with work.
@@ -132,6 +134,7 @@ impl Core {
         let waiting = take_up_snapshot(&opened.reader, &snapshots, known, trusted, now)?;
 
         let ready: Ready = mpsc::unbounded_channel();
+        let wake = ready.0.clone();
         let usage = Arc::new(Usage::default());
         let ids_since = now.minus(config.requests.window.0);
         let replay = Replay {
@@ -249,10 +252,10 @@ impl Core {
                 load_within: config.writes.load_within.0,
                 attributes_per_site: config.limits.attributes_per_site as usize,
                 site_quota: config.journal.site_quota.0,
-                stalled_quota: config.journal.total_quota.0 / 5 * 4,
                 stamp,
             },
             without_journal: metrics::counter!(crate::metrics::WRITES_WITHOUT_JOURNAL),
+            stalled_quota: AtomicU64::new(super::operate::stalled_share(config.journal.total_quota.0)),
             draining: AtomicBool::new(false),
         });
         Ok(Self {
@@ -268,6 +271,7 @@ impl Core {
             tasks,
             generations,
             meters,
+            ready: wake,
             progress,
             rebuilder,
             stop,

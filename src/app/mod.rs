@@ -8,6 +8,7 @@ mod checkpoint;
 mod core;
 mod lookup;
 mod operate;
+mod release;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 pub use self::core::{Core, Layers};
 use self::lookup::NodeLookup;
+pub use self::operate::HandOverCall;
 use self::operate::{Around, Operate};
 use self::upkeep::Upkeep;
 use crate::api::operator::Operators;
@@ -98,7 +100,16 @@ impl App {
     /// Binds, opens the data side, and serves. Blocks until calls can be made.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         // First, so that a second process fails before it touches anything.
-        let listeners = Listeners::bind(&config.server)?;
+        Self::start_on(Listeners::bind(&config.server)?, config)
+    }
+
+    /// As [`start`](Self::start), on listeners that are bound already.
+    pub fn start_on(listeners: Listeners, config: &Config) -> Result<Self, StartError> {
+        Self::start_with(listeners, config, &Layers::default())
+    }
+
+    /// As [`start_on`](Self::start_on), with layers around and inside of each generation of the store.
+    pub fn start_with(listeners: Listeners, config: &Config, layers: &Layers) -> Result<Self, StartError> {
         let tokens = serve::tokens(&config.server)?;
         let address = |address: io::Result<SocketAddr>| address.map_err(StartError::Thread);
         let data_address = address(listeners.data_address())?;
@@ -106,7 +117,7 @@ impl App {
         let metrics = crate::metrics::install()?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let core = Core::open(config, Arc::clone(&clock))?;
+        let core = Core::open_layered(config, Arc::clone(&clock), layers)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -123,6 +134,8 @@ impl App {
             health: health.clone(),
             operations: meters.clone(),
             index_limit: config.store.index_capacity.0,
+            total_quota: config.journal.total_quota.0,
+            segment: config.journal.segment.0,
             snapshots: None,
             rebuilds: Some(Arc::new(core.rebuilds.clone())),
         };

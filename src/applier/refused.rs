@@ -2,11 +2,13 @@
 //! one user.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 
 use crate::command::WriteState;
-use crate::model::{EventTime, Refusal, Site, codec};
+use crate::command::operate::RefusedQuery;
+use crate::model::{Entry, EventTime, Refusal, Site, codec};
 use crate::store::RefusedRecord;
 
 /// The refused entries of all sites.
@@ -16,6 +18,8 @@ pub struct RefusedList(RwLock<State>);
 #[derive(Debug, Default)]
 struct State {
     entries: BTreeMap<(Site, u64), Summary>,
+    /// Bytes of the entries that are kept whole.
+    memory: u64,
     /// Those that only retries ask for, oldest first.
     unlisted: VecDeque<(EventTime, Site, u64)>,
 }
@@ -26,26 +30,70 @@ struct Summary {
     user: Option<u64>,
     reason: Refusal,
     accepted_at: EventTime,
+    /// When it came onto the list, or was found there at the start.
+    refused_at: EventTime,
     listed: bool,
+    /// The entry, while there is room for it.
+    entry: Option<Arc<Entry>>,
+    /// Whether an operator has decided on it, and the decision is on its way.
+    claimed: bool,
+}
+
+/// An entry as operators see it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The tenant.
+    pub site: Site,
+    /// Its number in the journal.
+    pub position: u64,
+    /// The entry, if memory has it.
+    pub entry: Option<Arc<Entry>>,
+    /// Why it was refused.
+    pub reason: Refusal,
+    /// When it was accepted.
+    pub accepted_at: EventTime,
+    /// When it came onto the list, or was found there at the start.
+    pub refused_at: EventTime,
+}
+
+/// Bytes of entries kept in memory. What is beyond is in the store.
+const MEMORY: u64 = 64 << 20;
+
+impl State {
+    fn forget(&mut self, site: &Site, position: u64) -> Option<Summary> {
+        let gone = self.entries.remove(&(site.clone(), position))?;
+        if gone.entry.is_some() {
+            self.memory = self.memory.saturating_sub(gone.bytes);
+        }
+        Some(gone)
+    }
 }
 
 impl RefusedList {
     /// Takes a record in at `now`; answers the bytes by which the list has grown.
     pub fn add(&self, record: &RefusedRecord, now: EventTime) -> u64 {
         let bytes = codec::encode_entry(&record.entry).len() as u64;
+        let site = record.entry.site.clone();
+        let mut state = self.0.write();
+        let before = state.forget(&site, record.position);
+        let keep = record.listed && state.memory + bytes <= MEMORY;
         let summary = Summary {
             bytes,
             user: record.entry.profile_key().map(|key| key.hash64()),
             reason: record.reason.clone(),
             accepted_at: record.accepted_at,
+            refused_at: now,
             listed: record.listed,
+            entry: keep.then(|| Arc::new(record.entry.clone())),
+            claimed: before.as_ref().is_some_and(|before| before.claimed),
         };
-        let site = record.entry.site.clone();
-        let mut state = self.0.write();
+        if keep {
+            state.memory += bytes;
+        }
         if !record.listed {
             state.unlisted.push_back((now, site.clone(), record.position));
         }
-        let before = state.entries.insert((site, record.position), summary);
+        state.entries.insert((site, record.position), summary);
         bytes.saturating_sub(before.map_or(0, |before| before.bytes))
     }
 
@@ -62,7 +110,7 @@ impl RefusedList {
 
     /// Forgets a record; answers the bytes by which the list has shrunk.
     pub fn remove(&self, site: &Site, position: u64) -> u64 {
-        self.0.write().entries.remove(&(site.clone(), position)).map_or(0, |gone| gone.bytes)
+        self.0.write().forget(site, position).map_or(0, |gone| gone.bytes)
     }
 
     /// What is known of the entry at `position`.
@@ -98,6 +146,57 @@ impl RefusedList {
             }
         }
         outlived
+    }
+
+    /// Some of the entries that operators see and that nobody has decided on, by site and position.
+    pub fn list(&self, query: &RefusedQuery) -> Vec<Listed> {
+        let state = self.0.read();
+        let first = match (&query.after, &query.site) {
+            (Some((site, position)), _) => (site.clone(), position.saturating_add(1)),
+            (None, Some(site)) => (site.clone(), 0),
+            (None, None) => (Site::new(""), 0),
+        };
+        let wanted = |((site, _), summary): &(&(Site, u64), &Summary)| {
+            query.site.as_ref().is_none_or(|wanted| wanted == site)
+                && query.user.is_none_or(|user| summary.user == Some(user))
+                && summary.listed
+                && !summary.claimed
+        };
+        let listed = |((site, position), summary): (&(Site, u64), &Summary)| Listed {
+            site: site.clone(),
+            position: *position,
+            entry: summary.entry.clone(),
+            reason: summary.reason.clone(),
+            accepted_at: summary.accepted_at,
+            refused_at: summary.refused_at,
+        };
+        state.entries.range(first..).filter(wanted).take(query.limit).map(listed).collect()
+    }
+
+    /// The entry at `position`, if memory has it, and when it was accepted.
+    pub fn entry(&self, site: &Site, position: u64) -> Option<(Option<Arc<Entry>>, EventTime)> {
+        let state = self.0.read();
+        let summary = state.entries.get(&(site.clone(), position))?;
+        Some((summary.entry.clone(), summary.accepted_at))
+    }
+
+    /// Takes an entry off what operators see, because one has decided on it; whether nobody had before.
+    pub fn claim(&self, site: &Site, position: u64) -> bool {
+        let mut state = self.0.write();
+        match state.entries.get_mut(&(site.clone(), position)) {
+            Some(summary) if summary.listed && !summary.claimed => {
+                summary.claimed = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The decision came to nothing.
+    pub fn give_back(&self, site: &Site, position: u64) {
+        if let Some(summary) = self.0.write().entries.get_mut(&(site.clone(), position)) {
+            summary.claimed = false;
+        }
     }
 
     /// How many entries of `site` operators see.

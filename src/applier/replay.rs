@@ -12,7 +12,6 @@ use crate::model::evaluate::SEMANTICS;
 use crate::model::{ChangeKind, Command, Entry, EventTime, LowWater, Site, codec, hash};
 use crate::sites::{SiteState, Sites};
 use crate::snapshot::Waiting;
-use crate::store::AttributeInfo;
 
 /// Why the journal could not be taken up.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +117,7 @@ impl Replay<'_> {
         let entry = codec::decode_entry(&stored.payload).map_err(malformed)?;
         let site = self.sites.restore(&entry.site);
         declare(&site, &entry, stored.accepted_at);
-        if !waits && self.declare_all {
+        if waits || self.declare_all {
             set_state(&site, &entry);
         }
         if remembered
@@ -139,6 +138,10 @@ impl Replay<'_> {
         if !waits {
             return Ok(None);
         }
+        if let Command::DiscardRefused { position } = &entry.command {
+            // It has been resolved: nobody may resolve it a second time.
+            self.refused.claim(&entry.site, *position);
+        }
         let user = entry.profile_key().map_or(0, |key| key.hash64());
         let bytes = stored.payload.len() as u32 + crate::accept::ENTRY_OVERHEAD;
         replayed.pending += 1;
@@ -156,15 +159,11 @@ impl Replay<'_> {
     }
 }
 
-/// What an operator decided about an attribute, and the store that knew it is gone.
+/// What an operator decided about an attribute, which the store does not know, or knew and is gone.
 fn set_state(site: &SiteState, entry: &Entry) {
     let Command::SetAttributeState { name, disabled, indexed } = &entry.command else { return };
-    let known = site.registry.load().get(name).cloned();
-    if let Some(known) = known {
-        let info = AttributeInfo { disabled: *disabled, indexed: *indexed, ..known };
-        let mut lane = site.lane.lock();
-        site.change_registry(&mut lane, |registry| registry.restore(info));
-    }
+    let mut lane = site.lane.lock();
+    site.change_registry(&mut lane, |registry| registry.set_state(name, *disabled, *indexed));
 }
 
 fn declare(site: &SiteState, entry: &Entry, accepted_at: EventTime) {

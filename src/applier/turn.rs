@@ -114,14 +114,15 @@ where
         }
         if let Some(user) = park {
             let mut lane = site.lane.lock();
-            lane.park(user);
+            lane.park(user, error, self.applier.clock.now());
             drop(lane);
             metrics::counter!(crate::metrics::USERS_PARKED).increment(1);
             tracing::error!(
                 site = %site.site,
                 user = format!("{user:016x}"),
                 error,
-                "the store fails on one user and on nobody else: the user's entries are parked until the next start"
+                "the store fails on one user and on nobody else: the user's entries are parked until an operator \
+                 says otherwise (steadfast refused retry), or the next start"
             );
             trouble.forget(user);
         }
@@ -223,7 +224,7 @@ where
             let mut lane = site.lane.lock();
             site.change_registry(&mut lane, |registry| {
                 for info in &commit.registry {
-                    registry.restore(info.clone());
+                    registry.committed(info.clone());
                 }
             });
         }

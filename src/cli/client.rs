@@ -7,7 +7,10 @@ use clap::{Args, Subcommand};
 use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::failure::CliError;
-use super::{attributes, completions, delete, export, get, get_write, identify, import, output};
+use super::{
+    attribute, attributes, completions, delete, export, get, get_write, identify, import, output, quota,
+    refused, status, store,
+};
 
 /// The commands for people and scripts that use a server.
 #[derive(Debug, Subcommand)]
@@ -57,6 +60,19 @@ pub enum ClientCommand {
     /// instant: what is written meanwhile may or may not be in it. A broken stream is continued where it broke. A FILE gets
     /// its name only when it is complete (until then it ends in .part).
     Export(export::ExportArgs),
+    /// Show the state of a node on one screen: what it does and why, rates, latencies, journal, what waits, store,
+    /// snapshot, rebuild, and what a restart now would mean.
+    Status(status::StatusArgs),
+    /// The same, live, until interrupted.
+    Watch(status::WatchArgs),
+    /// Look after a running server's store.
+    Store(store::StoreArgs),
+    /// Set how much of the journal a site, or all together, may use, until the server restarts.
+    Quota(quota::QuotaArgs),
+    /// Let an attribute of a site take changes or ignore them, be indexed or not.
+    Attribute(attribute::AttributeArgs),
+    /// List, retry, discard or export writes that were accepted and could not be applied.
+    Refused(refused::RefusedArgs),
     /// Print completions for a shell, to be sourced or saved where the shell looks for them.
     Completions(completions::CompletionsArgs),
 }
@@ -102,6 +118,12 @@ impl ClientCommand {
             Self::Write(args) => args.common.json,
             Self::Import(args) => args.common.json,
             Self::Export(args) => args.json,
+            Self::Status(args) => args.operator.json,
+            Self::Watch(args) => args.operator.json,
+            Self::Store(args) => args.json(),
+            Self::Quota(args) => args.operator.json,
+            Self::Attribute(args) => args.operator.json,
+            Self::Refused(args) => args.json(),
             Self::Completions(_) => false,
         }
     }
@@ -115,6 +137,12 @@ impl ClientCommand {
             Self::Write(args) => get_write::run(&args).await,
             Self::Import(args) => import::run(&args).await,
             Self::Export(args) => export::run(&args).await,
+            Self::Status(args) => status::run(&args).await,
+            Self::Watch(args) => status::watch(&args).await,
+            Self::Store(args) => store::run(&args).await,
+            Self::Quota(args) => quota::run(&args).await,
+            Self::Attribute(args) => attribute::run(&args).await,
+            Self::Refused(args) => refused::run(&args).await,
             Self::Completions(args) => completions::run(&args, root),
         }
     }

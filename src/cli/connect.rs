@@ -52,21 +52,7 @@ pub fn parse_timeout(text: &str) -> Result<Duration, String> {
 impl ServerArgs {
     /// Connects. An error means that nothing was sent.
     pub async fn connect(&self) -> Result<Client, CliError> {
-        let addr =
-            if self.addr.contains("://") { self.addr.clone() } else { format!("http://{}", self.addr) };
-        if !addr.starts_with("http://") {
-            return Err(CliError::Usage(format!("--addr {addr}: only http:// is supported")));
-        }
-        let endpoint = Endpoint::from_shared(addr.clone())
-            .map_err(|error| CliError::Usage(format!("--addr {addr}: {error}")))?
-            .connect_timeout(self.timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| CliError::Unreachable { addr, message: innermost(&error) })?;
+        let channel = channel(&self.addr, self.timeout).await?;
         Ok(AttributeServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE))
     }
 
@@ -76,6 +62,21 @@ impl ServerArgs {
         request.set_timeout(self.timeout);
         request
     }
+}
+
+/// Connects to `addr`, with or without `http://`. An error means that nothing was sent.
+pub async fn channel(addr: &str, timeout: Duration) -> Result<Channel, CliError> {
+    let addr = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };
+    if !addr.starts_with("http://") {
+        return Err(CliError::Usage(format!("--addr {addr}: only http:// is supported")));
+    }
+    let endpoint = Endpoint::from_shared(addr.clone())
+        .map_err(|error| CliError::Usage(format!("--addr {addr}: {error}")))?
+        .connect_timeout(timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    endpoint.connect().await.map_err(|error| CliError::Unreachable { addr, message: innermost(&error) })
 }
 
 /// "transport error" alone helps nobody: the cause at the bottom says what happened.

@@ -171,7 +171,7 @@ impl Failure {
         Some(advice.to_owned())
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let reason =
             if self.reason.is_empty() { String::new() } else { format!("{}, ", printable(&self.reason)) };
         let message = if self.message.is_empty() { "no message" } else { &self.message };
@@ -201,7 +201,7 @@ impl Failure {
         text
     }
 
-    fn json(&self) -> Json {
+    pub(super) fn json(&self) -> Json {
         let fields: Vec<Json> =
             self.fields.iter().map(|(field, text)| json!({ "field": field, "description": text })).collect();
         json!({

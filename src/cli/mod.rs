@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
+pub mod amounts;
 pub mod assign;
+pub mod attribute;
 pub mod attributes;
 pub mod bench;
 pub mod client;
@@ -18,9 +20,17 @@ pub mod import;
 pub mod journal;
 pub mod log;
 pub mod numbers;
+pub mod operations;
 pub mod options;
 pub mod output;
+pub mod quota;
+pub mod refused;
 pub mod serve;
+pub mod status;
+mod status_json;
+mod status_text;
+pub mod store;
+pub mod take_over;
 pub mod times;
 pub mod values;
 

@@ -27,6 +27,12 @@ impl Style {
         Self(coloured(io::stdout().is_terminal()))
     }
 
+    /// No effects.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self(false)
+    }
+
     /// For standard error.
     pub fn stderr() -> Self {
         Self(coloured(io::stderr().is_terminal()))

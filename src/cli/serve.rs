@@ -1,22 +1,34 @@
 //! `steadfast serve`: the server.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::options::ConfigOptions;
-use super::{failed, log, misconfigured};
-use crate::app::App;
+use super::take_over::take_over;
+use super::{failed, log, misconfigured, operations};
+use crate::app::{App, HandOverCall};
 use crate::config::Config;
 
 /// Arguments of `steadfast serve`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  \
     steadfast serve\n  \
-    steadfast serve --data-dir /var/lib/steadfast --listen 0.0.0.0:50051\n\n\
+    steadfast serve --data-dir /var/lib/steadfast --listen 0.0.0.0:50051\n  \
+    steadfast serve --take-over\n  \
+    steadfast serve --take-over --store-dir /mnt/other/store\n\n\
     SIGTERM and SIGINT stop it in order: calls in flight are answered, everything accepted is kept.")]
 pub struct ServeArgs {
+    /// Ask the running process at the operations address to hand over its journal and its listeners first: a restart
+    /// with a gap below a second, and the cure of a store that hangs inside the kernel
+    #[arg(long)]
+    pub take_over: bool,
+    /// With --take-over: a file with the token for the running process [default: STEADFAST_TOKEN, or the first of
+    /// server.operations_tokens]
+    #[arg(long, value_name = "FILE", requires = "take_over")]
+    pub token_file: Option<PathBuf>,
     /// What to load.
     #[command(flatten)]
     pub options: ConfigOptions,
@@ -34,12 +46,12 @@ impl ServeArgs {
             Ok(runtime) => runtime,
             Err(error) => return failed(&error),
         };
-        let app = match App::start(&config) {
+        let mut app = match self.start(&config, &runtime) {
             Ok(app) => app,
-            Err(error) => return failed(&error),
+            Err(exit) => return exit,
         };
         banner(&app, &config);
-        let ended_by = match runtime.block_on(wait(&app)) {
+        let ended_by = match runtime.block_on(wait(&mut app)) {
             Ok(ended_by) => ended_by,
             Err(error) => return failed(&error),
         };
@@ -52,6 +64,7 @@ impl ServeArgs {
                 tracing::error!("{why}; draining");
                 Some(why)
             }
+            Ended::HandOver(call) => hand_over(app, call),
         };
         // A second signal does not wait for the drain.
         std::thread::spawn(move || {
@@ -71,15 +84,63 @@ impl ServeArgs {
     }
 }
 
+/// Gives everything to the process that asked, and ends.
+fn hand_over(app: App, call: HandOverCall) -> ! {
+    let (owner, reason) = (&call.request.cause.owner, &call.request.cause.reason);
+    tracing::info!(owner, reason, "handing over: draining");
+    let code = match app.hand_over(call) {
+        Ok(done) => {
+            tracing::info!(
+                last_position = done.last_position,
+                pending = done.pending,
+                store_closed = done.store_closed,
+                hung_threads = done.hung_threads,
+                cut_off = done.cut_off,
+                "handed over; everything accepted is kept"
+            );
+            0
+        }
+        Err(error) => {
+            tracing::error!(%error, "could not hand over; everything acknowledged is kept");
+            1
+        }
+    };
+    // Threads that hang are not waited for.
+    std::process::exit(code)
+}
+
+impl ServeArgs {
+    fn start(&self, config: &Config, runtime: &tokio::runtime::Runtime) -> Result<App, ExitCode> {
+        let failed = |error: &dyn std::error::Error| Err(failed(error));
+        if !self.take_over {
+            return App::start(config).or_else(|error| failed(&error));
+        }
+        let token = match operations::token(self.token_file.as_deref()) {
+            Ok(token) => token,
+            Err(error) => return failed(&error),
+        };
+        let taken = match runtime.block_on(take_over(config, token)) {
+            Ok(taken) => taken,
+            Err(error) => return failed(&error),
+        };
+        if taken.answer.is_some_and(|answer| !answer.store_closed) {
+            tracing::warn!("the store was not closed: it is rebuilt unless it can be trusted all the same");
+        }
+        App::start_on(taken.listeners, config).or_else(|error| failed(&error))
+    }
+}
+
 enum Ended {
     Signal(&'static str),
     Fatal(String),
+    HandOver(HandOverCall),
 }
 
-async fn wait(app: &App) -> std::io::Result<Ended> {
+async fn wait(app: &mut App) -> std::io::Result<Ended> {
     let mut fatal = app.fatal();
     tokio::select! {
         name = any_signal() => Ok(Ended::Signal(name?)),
+        call = app.hand_over_asked() => Ok(Ended::HandOver(call)),
         why = fatal.wait_for(Option::is_some) => {
             let why = why.ok().and_then(|why| why.clone());
             Ok(Ended::Fatal(why.unwrap_or_else(|| "the upkeep thread ended".to_owned())))

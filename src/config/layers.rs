@@ -105,8 +105,9 @@ pub struct Effective {
     pub settings: Vec<Setting>,
 }
 
-/// Environment variables with our prefix that are no settings: the file's path, and the client's address.
-const NOT_SETTINGS: [&str; 2] = ["STEADFAST_CONFIG", "STEADFAST_ADDR"];
+/// Environment variables with our prefix that are no settings: the file's path, and what clients are told.
+const NOT_SETTINGS: [&str; 5] =
+    ["STEADFAST_CONFIG", "STEADFAST_ADDR", "STEADFAST_OPERATIONS_ADDR", "STEADFAST_TOKEN", "STEADFAST_OWNER"];
 
 impl Sources {
     /// Lays everything on top of the defaults, in order of strength, and checks the result.

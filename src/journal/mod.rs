@@ -93,7 +93,7 @@ pub use error::{
 pub use format::BatchSettings;
 pub use handle::{Journal, JournalState, Usage};
 pub use manifest::SnapshotRef;
-pub use open::Opened;
+pub use open::{Opened, node_of};
 pub use reader::{JournalReader, Scan, SegmentInfo, StoredEntry};
 pub use recover::{CutTail, POSITION_STEP};
 pub use switch::Switch;

@@ -279,3 +279,9 @@ impl Opened {
         self.log
     }
 }
+
+/// Whose journal is in `dir`, without opening it: another process may be writing to it. None: there is none.
+pub fn node_of(fs: &dyn Fs, dir: &std::path::Path) -> Result<Option<NodeId>, OpenError> {
+    let manifest = Manifest::load(fs, dir).map_err(|error| error.into_open(dir))?;
+    Ok(manifest.map(|manifest| manifest.node))
+}

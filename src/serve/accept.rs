@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ pub struct Node {
     max_connections: usize,
     calls: AtomicUsize,
     max_calls: usize,
+    /// How long calls may take when the server stops, in milliseconds.
+    drain_limit: AtomicU64,
+    cut_off: AtomicU64,
 }
 
 impl Node {
@@ -36,6 +39,8 @@ impl Node {
             max_connections: settings.max_connections as usize,
             calls: AtomicUsize::new(0),
             max_calls: settings.max_in_flight as usize,
+            drain_limit: AtomicU64::new(settings.drain_timeout.0.as_millis() as u64),
+            cut_off: AtomicU64::new(0),
         }
     }
 
@@ -47,6 +52,24 @@ impl Node {
     /// How many there may be.
     pub fn max_connections(&self) -> usize {
         self.max_connections
+    }
+
+    /// How long calls may take when the server stops.
+    pub(super) fn drain_limit(&self) -> Duration {
+        Duration::from_millis(self.drain_limit.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_drain_limit(&self, limit: Duration) {
+        self.drain_limit.store(limit.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Calls that were cut off because they did not end in their time.
+    pub(super) fn cut_off(&self) -> u64 {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn cut(&self, calls: usize) {
+        self.cut_off.fetch_add(calls as u64, Ordering::Relaxed);
     }
 
     /// One more call, unless there are too many.

@@ -125,7 +125,7 @@ pub(super) async fn serve<S: GrpcService>(
         tokio::select! {
             biased;
             ended = http.as_mut() => return log_end(ended),
-            () = said(&mut draining) => break ("drain", settings.drain_timeout.0),
+            () = said(&mut draining) => break ("drain", permit.node().drain_limit()),
             () = sleep_until(look_at) => {}
         }
         let now = Instant::now();
@@ -153,6 +153,7 @@ pub(super) async fn serve<S: GrpcService>(
             return;
         }
         if Instant::now() >= until {
+            permit.node().cut(connection.active.load(Ordering::Relaxed));
             metrics::counter!(crate::metrics::CONNECTIONS_CUT).increment(1);
             tracing::warn!(cause, ?grace, "cut a connection whose calls did not end within their grace");
             return;

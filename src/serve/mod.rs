@@ -113,6 +113,22 @@ impl Listeners {
         Ok(Self { data: bind("data", settings.listen)?, operations: bind("operations", operations)? })
     }
 
+    /// Binds the data listener alone.
+    pub fn bind_data(settings: &config::Server) -> Result<TcpListener, ServeError> {
+        bind("data", settings.listen)
+    }
+
+    /// Binds the operations listener to go with `data`, which is taken only if that works.
+    pub fn complete(data: &mut Option<TcpListener>, settings: &config::Server) -> Result<Self, ServeError> {
+        check_open(settings)?;
+        let operations = bind("operations", settings.operations_listen)?;
+        let data = match data.take() {
+            Some(data) => data,
+            None => Self::bind_data(settings)?,
+        };
+        Ok(Self { data, operations })
+    }
+
     /// Where services call.
     pub fn data_address(&self) -> io::Result<SocketAddr> {
         self.data.local_addr()
@@ -152,6 +168,7 @@ pub struct Serving {
     stop_operations: watch::Sender<bool>,
     data: Vec<JoinHandle<()>>,
     operations: Option<JoinHandle<()>>,
+    node: Arc<Node>,
 }
 
 /// Starts to accept: `data` on the data listener, `operations` on the other. `runtimes` threads serve data
@@ -172,7 +189,7 @@ pub fn start<S: GrpcService>(
     let operations_thread =
         operations::start(listeners.operations, Arc::clone(&settings), operations, operations_stopping)?;
     let data_threads = accept::start(listeners.data, &settings, runtimes, &node, &data, &draining)?;
-    Ok(Serving { drain, stop_operations, data: data_threads, operations: Some(operations_thread) })
+    Ok(Serving { drain, stop_operations, data: data_threads, operations: Some(operations_thread), node })
 }
 
 impl Serving {
@@ -185,6 +202,13 @@ impl Serving {
                 tracing::error!("a data thread panicked");
             }
         }
+    }
+
+    /// As [`drain`](Self::drain), but within `limit`; answers how many calls were cut off. Blocks.
+    pub fn drain_within(&mut self, limit: std::time::Duration) -> u64 {
+        self.node.set_drain_limit(limit);
+        self.drain();
+        self.node.cut_off()
     }
 
     /// Ends the operations listener too. Blocks.

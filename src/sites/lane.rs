@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use crate::accept::Pending;
+use crate::model::EventTime;
 
 /// Entries that were applied stay as gaps while an earlier one waits; more gaps than this, and more
 /// gaps than waiting entries, are squeezed out.
@@ -29,7 +30,7 @@ pub struct Lane {
     /// Users passed over since the cursor was last at the front.
     skipped: HashSet<u64>,
     /// Users whose entries are left alone, because the store fails on them and on nobody else.
-    parked: HashSet<u64>,
+    parked: HashMap<u64, Parked>,
     users: HashTable<Chain>,
     hot: HashMap<u64, Arc<Pending>>,
     waiting: usize,
@@ -88,6 +89,26 @@ pub struct Place {
     pub bytes: u32,
 }
 
+/// Why and when a user was parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Parked {
+    failure: String,
+    at: EventTime,
+}
+
+/// A parked user.
+#[derive(Clone, Debug)]
+pub struct ParkedUser {
+    /// The entry that it is all about: the user's first one that waits.
+    pub first: EntryRef,
+    /// How many of the user's entries wait, that one included.
+    pub count: u64,
+    /// What the store said.
+    pub failure: String,
+    /// When the user was parked.
+    pub at: EventTime,
+}
+
 /// What a reader must lay on top of a stored profile.
 #[derive(Clone, Debug, Default)]
 pub struct PendingOf {
@@ -122,7 +143,7 @@ impl Lane {
 
     /// As [`Self::low_water`], but without the entries of parked users, which nobody waits for.
     pub fn low_water_of_active(&self) -> Option<u64> {
-        let waits = |slot: &&Slot| slot.state != State::Done && !self.parked.contains(&slot.user);
+        let waits = |slot: &&Slot| slot.state != State::Done && !self.parked.contains_key(&slot.user);
         self.slots.iter().take(self.durable).find(waits).map(|slot| slot.position)
     }
 
@@ -196,7 +217,7 @@ impl Lane {
             at += 1;
             if slot.state == State::Waiting {
                 let user = slot.user;
-                let skip = self.skipped.contains(&user) || self.parked.contains(&user) || held(user);
+                let skip = self.skipped.contains(&user) || self.parked.contains_key(&user) || held(user);
                 if skip {
                     self.skipped.insert(user);
                 } else if one_user && *only.get_or_insert(user) != user {
@@ -261,9 +282,41 @@ impl Lane {
         self.look_again();
     }
 
-    /// Leaves the entries of `user` alone from now on.
-    pub fn park(&mut self, user: u64) {
-        self.parked.insert(user);
+    /// Leaves the entries of `user` alone from `at` on, because of `failure`.
+    pub fn park(&mut self, user: u64, failure: &str, at: EventTime) {
+        self.parked.insert(user, Parked { failure: failure.to_owned(), at });
+    }
+
+    /// Lets the entries of `user` be tried again; answers whether the lane must be scheduled.
+    pub fn unpark(&mut self, user: u64) -> bool {
+        self.parked.remove(&user);
+        self.look_again();
+        self.claim()
+    }
+
+    /// The parked users that have entries waiting.
+    pub fn parked_users(&self) -> Vec<ParkedUser> {
+        let users = self.parked.iter().filter_map(|(user, parked)| {
+            let chain = self.chain(*user)?;
+            let mut at = self.index(chain.last);
+            let mut first = None;
+            loop {
+                let slot = self.slots.get(at)?;
+                if slot.state != State::Done && at < self.durable {
+                    first = Some((at, slot));
+                }
+                match at.checked_sub(slot.back as usize).filter(|_| slot.back != 0) {
+                    Some(before) => at = before,
+                    None => break,
+                }
+            }
+            let (at, slot) = first?;
+            let hot = self.hot.get(&(self.first + at as u64)).cloned();
+            let first = EntryRef { position: slot.position, user: *user, offset: slot.offset, hot };
+            let Parked { failure, at } = parked.clone();
+            Some(ParkedUser { first, count: u64::from(chain.count), failure, at })
+        });
+        users.collect()
     }
 
     /// Whether the lane's entries are not being applied at present.
@@ -288,7 +341,7 @@ impl Lane {
 
     /// Entries of parked users.
     pub fn parked_entries(&self) -> u64 {
-        self.parked.iter().filter_map(|user| self.chain(*user)).map(|chain| u64::from(chain.count)).sum()
+        self.parked.keys().filter_map(|user| self.chain(*user)).map(|chain| u64::from(chain.count)).sum()
     }
 
     /// Looks at every waiting entry anew at the next `take`: something that held them may have changed.

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::command::WriteError;
 use crate::model::Site;
 
-pub use lane::{EntryRef, Lane, PendingOf, Place};
+pub use lane::{EntryRef, Lane, ParkedUser, PendingOf, Place};
 pub use registry::Registry;
 
 /// One site. The lane's lock is what orders arrival; the registry only changes under it.
@@ -27,6 +27,8 @@ pub struct SiteState {
     pub registry: ArcSwap<Registry>,
     /// Bytes of its refused entries, which count against its quota.
     pub refused_bytes: AtomicU64,
+    /// Bytes that it may have in the journal, if an operator said so; 0: as configured.
+    pub quota: AtomicU64,
 }
 
 impl fmt::Debug for SiteState {
@@ -37,7 +39,13 @@ impl fmt::Debug for SiteState {
 
 impl SiteState {
     fn new(site: Site) -> Self {
-        Self { site, lane: Mutex::default(), registry: ArcSwap::default(), refused_bytes: AtomicU64::new(0) }
+        Self {
+            site,
+            lane: Mutex::default(),
+            registry: ArcSwap::default(),
+            refused_bytes: AtomicU64::new(0),
+            quota: AtomicU64::new(0),
+        }
     }
 
     /// Changes the registry. `_lane` shows that the caller holds the lane's lock.

@@ -82,6 +82,25 @@ impl Registry {
         }
     }
 
+    /// Changes an attribute's state, as a journal entry says; one that is not known stays so.
+    pub fn set_state(&mut self, name: &str, disabled: bool, indexed: bool) {
+        if let Some(known) = self.attributes.get_mut(name) {
+            known.info.disabled = disabled;
+            known.info.indexed = indexed;
+        }
+    }
+
+    /// The store has the attribute. Its state stays as it is here: a later entry may have changed it.
+    pub fn committed(&mut self, info: AttributeInfo) {
+        match self.attributes.get_mut(&info.name) {
+            Some(known) => {
+                known.info.first_seen = info.first_seen;
+                known.stored = true;
+            }
+            None => self.restore(info),
+        }
+    }
+
     /// Takes over an attribute as the store has it.
     pub fn restore(&mut self, info: AttributeInfo) {
         self.attributes.insert(info.name.clone(), Registered { info, stored: true });

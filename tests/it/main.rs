@@ -12,6 +12,7 @@ mod hostile;
 mod layering;
 mod listeners;
 mod many;
+mod operator;
 mod reads;
 mod rebuild;
 mod restart;

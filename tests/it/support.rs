@@ -89,7 +89,12 @@ impl Home {
     }
 
     pub fn try_start(&self) -> Result<Server, NotStarted> {
-        let mut child = Process(self.command(self.dir.path()).spawn().unwrap());
+        Self::run(self.command(self.dir.path()))
+    }
+
+    /// Starts what `command` says, and waits until it can be called.
+    pub fn run(mut command: Command) -> Result<Server, NotStarted> {
+        let mut child = Process(command.spawn().unwrap());
         let mut lines = BufReader::new(child.0.stderr.take().unwrap());
         let mut said = Vec::new();
         let (mut data, mut operations) = (None, None);
@@ -115,8 +120,15 @@ impl Home {
 
     /// The command that starts it on `dir`.
     pub fn command(&self, dir: &Path) -> Command {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        self.command_at(dir, any, any)
+    }
+
+    /// The command that starts it on `dir` with these addresses.
+    pub fn command_at(&self, dir: &Path, data: SocketAddr, operations: SocketAddr) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--operations-listen", "127.0.0.1:0"]);
+        command.arg("serve").arg("--listen").arg(data.to_string());
+        command.arg("--operations-listen").arg(operations.to_string());
         command.arg("--data-dir").arg(dir);
         for setting in &self.settings {
             command.arg("--set").arg(setting);

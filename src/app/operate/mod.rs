@@ -1,7 +1,11 @@
 //! What operators reach of a running node, put together: the handles behind the operators' service, and the
 //! thread that samples what the status tells of the recent past.
 
+mod attributes;
 mod history;
+mod process;
+mod quotas;
+mod refused;
 mod store_view;
 mod watch;
 
@@ -9,11 +13,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch as channel;
+use tokio::sync::{mpsc, watch as channel};
 
+use self::attributes::AttributeDesk;
+use self::quotas::QuotaDesk;
+use self::refused::Refusals;
 use super::{Core, StartError};
 use crate::api::operator::Handles;
+use crate::store::Store;
 
+pub use process::HandOverCall;
+pub use quotas::stalled_share;
 pub use watch::Around;
 
 /// How often is sampled.
@@ -23,18 +33,34 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Operate {
     stop: channel::Sender<bool>,
     sampler: Option<JoinHandle<()>>,
+    hand_overs: mpsc::Receiver<HandOverCall>,
 }
 
 impl Operate {
     /// Starts it; the handles are for the operators' service.
     pub fn start(core: &Core, around: Around) -> Result<(Self, Handles), StartError> {
         let (snapshots, rebuilds) = (around.snapshots.clone(), around.rebuilds.clone());
+        let quotas = (around.total_quota, around.segment);
         let watch = Arc::new(watch::Watch::new(core, around, Instant::now()));
+        let (desk, hand_overs) = process::Desk::new(core.shared.node);
         let handles = Handles {
+            hand_over: Some(Arc::new(desk)),
             status: Some(Arc::<watch::Watch>::clone(&watch)),
             snapshots,
             rebuilds,
             incidents: Some(core.incidents.clone()),
+            quotas: Some(Arc::new(QuotaDesk {
+                shared: Arc::clone(&core.shared),
+                total: quotas.0,
+                segment: quotas.1,
+            })),
+            attributes: Some(Arc::new(AttributeDesk { shared: Arc::clone(&core.shared) })),
+            refused: Some(Arc::new(Refusals {
+                shared: Arc::clone(&core.shared),
+                refused: Arc::clone(&core.refused),
+                store: Arc::clone(&core.switch) as Arc<dyn Store>,
+                ready: core.ready.clone(),
+            })),
             ..Handles::default()
         };
         let (stop, stopping) = channel::channel(false);
@@ -46,7 +72,16 @@ impl Operate {
             .name("sf-status".to_owned())
             .spawn(move || runtime.block_on(sample(watch, stopping)))
             .map_err(StartError::Thread)?;
-        Ok((Self { stop, sampler: Some(sampler) }, handles))
+        Ok((Self { stop, sampler: Some(sampler), hand_overs }, handles))
+    }
+
+    /// Comes when another process asks for the journal and the listeners.
+    pub async fn hand_over_asked(&mut self) -> HandOverCall {
+        match self.hand_overs.recv().await {
+            Some(call) => call,
+            // The operations listener is gone: nobody can ask any more.
+            None => std::future::pending().await,
+        }
     }
 
     /// Ends the sampling.

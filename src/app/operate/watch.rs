@@ -60,6 +60,10 @@ pub struct Around {
     pub operations: Meters,
     /// Memory of the attribute index.
     pub index_limit: u64,
+    /// Bytes of the journal's segments.
+    pub segment: u64,
+    /// The journal's quota as configured.
+    pub total_quota: u64,
     /// Takes snapshots.
     pub snapshots: Option<Arc<dyn SnapshotTasks>>,
     /// Rebuilds the store.
@@ -179,7 +183,7 @@ impl Watch {
             used_bytes: usage.used,
             limit_bytes: usage.limit,
             time_to_full: self.time_to_full(history, now),
-            segments: 0,
+            segments: reader.segments().len() as u64,
             first_position: if end == 0 { 0 } else { reader.start() },
             last_position: end,
             entries_per_second: history.rate(now, WINDOW, end, |sample| Some(sample.end)).max(0.0),
@@ -228,7 +232,7 @@ impl Watch {
         let (parked, first) = (lane.parked_entries(), lane.low_water());
         drop(lane);
         let refused_bytes = site.refused_bytes.load(Ordering::Relaxed);
-        let (used, limit) = (bytes + refused_bytes, self.shared.options.site_quota);
+        let (used, limit) = (bytes + refused_bytes, self.shared.site_quota(site));
         let left = time_to_full(history, now, limit.saturating_sub(used), bytes, |sample| {
             sample.sites.get(&site.site).copied()
         });
@@ -259,7 +263,7 @@ impl Watch {
                 site: Some(site.site.clone()),
                 used_bytes: used,
                 limit_bytes: limit,
-                overridden: false,
+                overridden: site.quota.load(Ordering::Relaxed) != 0,
                 time_to_full: left,
             },
             waiting_for,

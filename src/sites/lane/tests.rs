@@ -173,7 +173,7 @@ fn run(seed: u64, steps: u32, users: u64) {
             }
             99 if numbers.below(8) == 0 => {
                 let user = numbers.below(users);
-                lane.park(user);
+                lane.park(user, "it failed", EventTime(1));
                 oracle.parked.insert(user);
             }
             _ => {}
@@ -202,7 +202,7 @@ fn gaps_are_squeezed_out_behind_an_entry_that_waits() {
         let position = oracle.position;
         oracle.items.push(Item { user, bytes: 30, position, state: State::Waiting, hot: true });
     };
-    lane.park(0);
+    lane.park(0, "it failed", EventTime(1));
     oracle.parked.insert(0);
     for n in 0..10 * GAPS_KEPT as u64 {
         put(&mut lane, &mut oracle, if n % 500 == 0 { 0 } else { 1 + n % 7 });

@@ -15,7 +15,6 @@ use super::error::{
     At as _, JournalError, OpenError, RollError, SubmitError, SubmitManyError, SubmitReason, SwitchError,
 };
 use super::log::Log;
-use super::manifest::SnapshotRef;
 use super::queue::{Life, Queue, cost};
 use super::reader::JournalReader;
 use super::switch::Switch;
@@ -253,19 +252,6 @@ impl<T: Send + 'static> Journal<T> {
     /// Reads what is durable.
     pub fn reader(&self) -> JournalReader {
         JournalReader::new(Arc::clone(&self.inner.shared))
-    }
-
-    /// Names the snapshot that replay starts from, durably.
-    pub fn set_snapshot(&self, snapshot: Option<SnapshotRef>) -> Result<(), JournalError> {
-        self.inner.shared.change_manifest(|manifest| manifest.snapshot = snapshot)?;
-        Ok(())
-    }
-
-    /// Gives up whole segments that hold nothing at or after `position` (and nothing that is pinned).
-    pub fn release_before(&self, position: u64) -> Result<Released, JournalError> {
-        let gone = self.inner.shared.release_before(&self.inner.spares, position)?;
-        self.inner.recount();
-        Ok(gone)
     }
 
     /// Begins a new segment unless the last one is empty; its first position. What was submitted before is

@@ -128,10 +128,21 @@ impl Manifest {
         }
         let manifest: Self =
             serde_json::from_str(body).map_err(|e| damaged(0, &format!("not understood: {e}")))?;
-        if manifest.next_segment.max(manifest.next_position) > MAX_NUMBER {
+        if manifest.highest() > MAX_NUMBER {
             return Err(damaged(0, "a number that no journal reaches").into());
         }
         Ok(manifest)
+    }
+
+    /// The highest of all its numbers.
+    fn highest(&self) -> u64 {
+        let seals = self.segments.iter().filter_map(|segment| segment.sealed).chain(self.clean);
+        let of_seals = seals.map(|sealed| sealed.end.max(sealed.last_position));
+        let of_segments = self.segments.iter().map(|s| s.number.max(s.first_position).max(s.length));
+        let of_gaps = self.gaps.iter().map(|(before, after)| *before.max(after));
+        let own = [self.next_segment, self.next_position, self.origin];
+        let start = self.snapshot.iter().map(|snapshot| snapshot.start);
+        own.into_iter().chain(start).chain(of_seals).chain(of_segments).chain(of_gaps).max().unwrap_or(0)
     }
 
     /// Reads the manifest of a directory; `None` if there is none.

@@ -12,7 +12,6 @@ use super::error::IoFailure;
 use super::format;
 use super::fs::{Fs, FsFile, FsLock};
 use super::manifest::{Manifest, Sealed, SegmentEntry, segment_path};
-use super::spare::Spares;
 use crate::model::{EventTime, NodeId};
 
 /// A segment that is part of the journal.
@@ -171,39 +170,6 @@ impl Shared {
         next.store(&*self.fs, &self.dir)?;
         *manifest = next;
         Ok(())
-    }
-
-    /// Gives up whole segments that hold nothing at or after `position`, and nothing that is pinned.
-    pub fn release_before(&self, spares: &Spares, position: u64) -> Result<Released, IoFailure> {
-        let bound = self.pins.lock().lowest().map_or(position, |pin| pin.min(position));
-        let mut released = Vec::new();
-        self.change_manifest(|manifest| {
-            let keep = manifest
-                .segments
-                .iter()
-                .position(|segment| segment.sealed.is_none_or(|sealed| sealed.last_position >= bound))
-                .unwrap_or(manifest.segments.len());
-            released = manifest.segments.drain(..keep).collect();
-        })?;
-        let mut gone = Released::default();
-        let mut files = Vec::new();
-        {
-            let mut table = self.table.write();
-            let is_gone = |number| released.iter().any(|segment| segment.number == number);
-            table.segments.retain(|segment| {
-                let keep = !is_gone(segment.number);
-                if !keep {
-                    gone.segments += 1;
-                    gone.bytes += segment.length;
-                    files.push((segment.path.clone(), segment.length));
-                }
-                keep
-            });
-        }
-        for (path, length) in files {
-            spares.recycle(&path, length)?;
-        }
-        Ok(gone)
     }
 
     pub fn pin(self: &Arc<Self>, position: u64) -> Pin {

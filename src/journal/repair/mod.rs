@@ -311,7 +311,7 @@ impl fmt::Display for RepairReport {
         for loss in &self.lost {
             writeln!(f, "LOST {loss}")?;
         }
-        let positions: u64 = self.losses().map(Loss::positions).sum();
+        let positions: u64 = self.losses().map(Loss::positions).fold(0, u64::saturating_add);
         let is_known = self.losses().all(|loss| !loss.open_end);
         let (what, whole) = match (positions, self.dry_run) {
             (0, true) => ("nothing would be lost", "would keep"),

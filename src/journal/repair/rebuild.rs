@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::super::error::{At as _, Damage, IoFailure};
-use super::super::format::{HeaderProblem, SegmentHeader};
+use super::super::format::{HeaderProblem, MAX_NUMBER, SegmentHeader};
 use super::super::fs::{Fs, OpenMode};
 use super::super::manifest::{Manifest, Sealed, SegmentEntry, segment_number, segment_path};
 use super::super::recover;
@@ -66,7 +66,8 @@ pub(super) fn rebuild(
     for number in names.iter().filter_map(|name| segment_number(name)) {
         let path = segment_path(dir, number);
         match header_of(fs, &path)? {
-            Ok(header) if header.number == number => headers.push((path, header)),
+            Ok(header) if header.number == number && is_possible(&header) => headers.push((path, header)),
+            Ok(header) if header.number == number => headless.push((path, number)),
             Ok(header) => {
                 let problem = format!("segment {} by its header", header.number);
                 set_aside(path.clone(), vec![Damage::new(path, 24, problem)], &mut plan);
@@ -150,6 +151,12 @@ pub(super) fn rebuild(
         plan.manifest.segments.push(segment.entry);
     }
     Ok(plan)
+}
+
+/// Whether its numbers are such that a journal reaches.
+fn is_possible(header: &SegmentHeader) -> bool {
+    header.first_position > header.previous_last
+        && [header.number, header.first_position, header.length].into_iter().all(|word| word <= MAX_NUMBER)
 }
 
 /// Reads a segment; `None` if it has no entry (and is said to be damaged if it is).
@@ -273,7 +280,8 @@ fn is_elsewhere(segment: &Found, found: &[Found]) -> bool {
 /// What the numbering tells: gaps, and what is missing between segments.
 fn number(found: &[Found], base: Option<&Manifest>, plan: &mut Plan) {
     let start = plan.manifest.snapshot.as_ref().map_or(0, |snapshot| snapshot.start);
-    let of_base = base.and_then(|base| base.segments.first()).map(|segment| segment.first_position - 1);
+    let of_base =
+        base.and_then(|base| base.segments.first()).map(|segment| segment.first_position.saturating_sub(1));
     let of_first = found.first().and_then(|first| first.header).map(|header| header.previous_last);
     let mut before = of_base.or(of_first).unwrap_or(0);
     for segment in found {

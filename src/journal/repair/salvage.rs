@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::super::error::{At as _, Damage, IoFailure};
 use super::super::format::{
-    self, BATCH_HEADER, BATCH_OVERHEAD, BatchHeader, ENTRY_HEADER, EntryHeader, RawEntry, SEGMENT_HEADER,
+    self, BATCH_HEADER, BATCH_OVERHEAD, BatchHeader, ENTRY_HEADER, EntryHeader, MAX_NUMBER, RawEntry,
+    SEGMENT_HEADER,
 };
 use super::super::fs::FsFile;
 use super::super::reader::StoredEntry;
@@ -136,7 +137,7 @@ impl Salvager<'_> {
 
     fn good(&mut self, at: u64, entry: StoredEntry) -> Result<(), IoFailure> {
         let (position, time) = (entry.position, entry.accepted_at);
-        if position <= self.last {
+        if position <= self.last || position > MAX_NUMBER {
             self.problem(at, format!("entry {position}, which does not follow entry {}", self.last));
             return Ok(());
         }
@@ -207,8 +208,9 @@ impl Salvager<'_> {
         }
         if whole < header.count {
             self.doubt.get_or_insert_default();
-            if self.last < header.last_position() {
-                self.lose_up_to(header.last_position(), None);
+            let through = header.last_position().min(MAX_NUMBER);
+            if self.last < through {
+                self.lose_up_to(through, None);
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::fs::{FaultyFs, RealFs, Survivors};
-use super::super::{Journal, JournalOptions, POSITION_STEP, ReadError};
+use super::super::{Journal, JournalOptions, POSITION_STEP, ReadError, SwitchError};
 use super::support::*;
 use crate::model::EventTime;
 
@@ -82,10 +82,11 @@ fn rolls_over_segments_and_releases_them() {
     );
     let before = journal.usage().used;
     let pin = reader.pin(50);
-    let first = journal.release_before(100).unwrap();
+    assert!(matches!(release(&journal, 100), Err(SwitchError::Pinned { position: 50 })));
+    let first = release(&journal, 50).unwrap();
     assert!(first.segments >= 1 && reader.start() <= 50);
     drop(pin);
-    let second = journal.release_before(100).unwrap();
+    let second = release(&journal, 100).unwrap();
     assert!(second.segments >= 1 && reader.start() > 50 && reader.start() <= 100);
     assert!(matches!(reader.read(1, entries[0].offset), Err(ReadError::Released(1))));
     assert_eq!(reader.read(100, entries[99].offset).unwrap(), entries[99]);

@@ -50,8 +50,7 @@ fn script(fs: &FaultyFs, told: &mut Told) -> Option<()> {
     let mut log = open(fs)?.into_log();
     told.append(&mut log, &[payload(30, 1)])?;
     told.released = 14;
-    let (shared, spares) = (Arc::clone(log.shared()), Arc::clone(log.spares()));
-    shared.release_before(&spares, told.released).ok()?;
+    release_in(&log, told.released).ok()?;
     for n in 40..46 {
         told.append(&mut log, &[payload(n, 3_750)])?;
     }

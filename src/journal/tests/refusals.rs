@@ -196,9 +196,7 @@ fn old_data_in_a_recycled_segment_is_never_read() {
     for n in 1..=12 {
         append(&mut log, &[payload(n, 3_750)]).unwrap();
     }
-    let (shared, spares) = (Arc::clone(log.shared()), Arc::clone(log.spares()));
-    assert!(shared.release_before(&spares, 12).unwrap().segments >= 2);
-    drop((shared, spares));
+    assert!(release_in(&log, 12).unwrap().segments >= 2);
     log.roll().unwrap();
     let last = append(&mut log, &[payload(77, 10)]).unwrap();
     let content = fs.content(&file_of(&fs, "segment-")).unwrap();

@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::super::fs::{FaultyFs, Fs};
 use super::super::log::Log;
 use super::super::{
-    BatchSettings, Committed, Journal, JournalError, JournalOptions, JournalReader, Kept, OpenError, Opened,
-    Sink, StoredEntry, Submission, SubmitReason,
+    BatchSettings, Carried, Carrier, Committed, Journal, JournalError, JournalOptions, JournalReader, Kept,
+    OpenError, Opened, Released, Sink, SnapshotRef, StoredEntry, Submission, SubmitReason, Switch,
+    SwitchError,
 };
 use crate::clock::ManualClock;
 use crate::model::EventTime;
@@ -72,6 +73,27 @@ pub fn append(log: &mut Log, payloads: &[Vec<u8>]) -> Result<Vec<u64>, super::su
     }
     log.commit(settings())?;
     Ok(positions)
+}
+
+/// A switch to a snapshot that begins with the segment that holds `position`; nothing before it waits.
+fn nothing_before(reader: &JournalReader, carried: Carried, position: u64) -> Switch {
+    let segments = reader.segments();
+    let start = segments.iter().rev().find(|s| s.first_position <= position).unwrap().first_position;
+    let snapshot = SnapshotRef { name: "snapshot".to_owned(), start, bytes: 1, taken_at: start_time() };
+    Switch { snapshot, keep: Vec::new(), carried }
+}
+
+/// Gives up the segments before the one that holds `position`.
+pub fn release(journal: &Journal<u64>, position: u64) -> Result<Released, SwitchError> {
+    let carried = journal.carrier(&[]).finish().unwrap();
+    journal.switch(nothing_before(&journal.reader(), carried, position))
+}
+
+/// The same without threads.
+pub fn release_in(log: &Log, position: u64) -> Result<Released, SwitchError> {
+    let carried = Carrier::new(Arc::clone(log.shared()), &[]).finish().unwrap();
+    let switch = nothing_before(&JournalReader::new(Arc::clone(log.shared())), carried, position);
+    log.shared().switch(log.spares(), switch)
 }
 
 pub fn all(reader: &JournalReader) -> Vec<StoredEntry> {

@@ -1,5 +1,5 @@
-//! A journal's last segment with any content: `check` and opening agree, never panic, and what opens can be read to
-//! its end. Checksums are made right first, unless the first byte says otherwise: behind them is what is to be tried.
+//! A journal's last segment with any content: `check` and opening agree, never panic, what opens can be read to its
+//! end, and what does not open does so after a repair. Checksums are made right first, unless the first byte says otherwise: behind them is what is to be tried.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use crc32c::crc32c_append;
 use libfuzzer_sys::fuzz_target;
 use steadfast::clock::ManualClock;
 use steadfast::journal::fs::{FaultyFs, Fs};
+use steadfast::journal::repair::{RepairOptions, repair};
 use steadfast::journal::{Journal, JournalOptions, check};
 use steadfast::model::EventTime;
 
@@ -99,6 +100,25 @@ fn repair(bytes: &mut [u8], seed: u32, keep: u8) -> Option<()> {
     }
 }
 
+/// A repair makes it open, with no problem left, and says what it will do beforehand.
+fn repaired(fs: &FaultyFs) {
+    let options = |dry_run| RepairOptions {
+        dir: PathBuf::from(DIR),
+        save_as: "repair-1".to_owned(),
+        dry_run,
+        ..RepairOptions::default()
+    };
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    let planned = repair(&fs, &options(true)).expect("what is damaged can be repaired");
+    let done = repair(&fs, &options(false)).expect("what is damaged can be repaired");
+    let _text = done.to_string();
+    assert_eq!(planned.entries, done.entries);
+    let opened = Journal::<()>::open(self::options(), fs, Arc::new(ManualClock::new(NOW)));
+    let opened = opened.expect("what was repaired opens");
+    let entries = opened.reader.scan(0).map(|entry| entry.expect("what was repaired is whole")).count();
+    assert_eq!(entries as u64, done.entries);
+}
+
 fuzz_target!(|bytes: &[u8]| {
     let Some((keep, content)) = bytes.split_first() else { return };
     let (manifest, segment) = &*EMPTY;
@@ -128,6 +148,9 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(count, report.entries());
             assert_eq!(last, opened.end);
         }
-        Err(error) => assert!(!report.is_sound(), "{error}\n{report}"),
+        Err(error) => {
+            assert!(!report.is_sound(), "{error}\n{report}");
+            repaired(&fs);
+        }
     }
 });

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod drill;
 pub mod fs;
 pub mod incident;
 pub mod journal;

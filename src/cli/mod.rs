@@ -10,6 +10,7 @@ pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod delete;
+pub mod drill;
 pub mod exit;
 pub mod export;
 pub mod failure;
@@ -46,6 +47,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use self::bench::BenchArgs;
 use self::client::ClientCommand;
 use self::config::ConfigArgs;
+use self::drill::DrillArgs;
 use self::journal::JournalArgs;
 use self::serve::ServeArgs;
 use crate::bench::BenchError;
@@ -71,6 +73,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Measure a running server: throughput, latencies, errors
     Bench(Box<BenchArgs>),
+    /// Break a server in this process, and check every promise
+    Drill(DrillArgs),
     /// What talks to a running server.
     #[command(flatten)]
     Client(ClientCommand),
@@ -99,6 +103,7 @@ pub fn run() -> ExitCode {
             }
             Err(error) => failed(&error),
         },
+        Command::Drill(args) => args.run(),
         Command::Client(command) => command.run(Cli::command()),
     }
 }

@@ -5,6 +5,7 @@
 
 mod faulty;
 mod real;
+mod slow;
 
 use std::fmt;
 use std::io;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 pub use faulty::{Fault, FaultyFs, Survivors};
 pub use real::RealFs;
+pub use slow::{SlowFs, SyncGate};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

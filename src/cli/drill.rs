@@ -97,7 +97,9 @@ impl DrillArgs {
 
     fn check(&self) -> Result<(), String> {
         if self.no_fix && self.scenario != Scenario::Outage {
-            return Err("--no-fix is for the scenario `outage`; `hung-for-good` is one without a fix too".to_owned());
+            return Err(
+                "--no-fix is for the scenario `outage`; `hung-for-good` is one without a fix too".to_owned()
+            );
         }
         let seconds = self.duration.0.as_secs();
         if !(10..=3600).contains(&seconds) {
@@ -161,11 +163,9 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         assert_eq!(parse(&[]).check(), Ok(()));
         assert_eq!(parse(&["--no-fix"]).check(), Ok(()));
-        for wrong in [
-            &["--no-fix", "--scenario", "hang"][..],
-            &["--duration", "1 s"],
-            &["--deadline", "1 ms"],
-        ] {
+        for wrong in
+            [&["--no-fix", "--scenario", "hang"][..], &["--duration", "1 s"], &["--deadline", "1 ms"]]
+        {
             assert!(parse(wrong).check().is_err(), "{wrong:?}");
         }
     }

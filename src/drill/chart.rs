@@ -57,12 +57,12 @@ impl Chart {
 
     fn marks(&self, unit: &str) -> Vec<(f64, String)> {
         match self.scale {
-            Scale::Linear(most) => {
-                (0..=4).map(|n| (most * f64::from(n) / 4.0, format!("{:.0}{unit}", most * f64::from(n) / 4.0))).collect()
-            }
-            Scale::Log(from, to) => {
-                (from..=to).map(|power| (10_f64.powi(power), format!("{}{unit}", 10_f64.powi(power)))).collect()
-            }
+            Scale::Linear(most) => (0..=4)
+                .map(|n| (most * f64::from(n) / 4.0, format!("{:.0}{unit}", most * f64::from(n) / 4.0)))
+                .collect(),
+            Scale::Log(from, to) => (from..=to)
+                .map(|power| (10_f64.powi(power), format!("{}{unit}", 10_f64.powi(power))))
+                .collect(),
         }
     }
 

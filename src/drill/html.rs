@@ -39,7 +39,8 @@ pub fn page(outcome: &Outcome) -> String {
 fn write_page(page: &mut String, outcome: &Outcome) -> std::fmt::Result {
     let options = &outcome.options;
     let kept = all_kept(&outcome.verdicts);
-    let (class, verdict) = if kept { ("kept", "every promise was kept") } else { ("broken", "a promise was broken") };
+    let (class, verdict) =
+        if kept { ("kept", "every promise was kept") } else { ("broken", "a promise was broken") };
     writeln!(
         page,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Steadfast drill: {}</title><style>{STYLE}</style>",
@@ -98,7 +99,9 @@ fn charts(page: &mut String, outcome: &Outcome) -> std::fmt::Result {
         chart
     };
     let mut latency = framed(Scale::Log(-1, 4), " ms", "latency over time");
-    for (kind, share, class) in [(Kind::Write, false, "w50"), (Kind::Write, true, "w99"), (Kind::Read, true, "r99")] {
+    for (kind, share, class) in
+        [(Kind::Write, false, "w50"), (Kind::Write, true, "w99"), (Kind::Read, true, "r99")]
+    {
         latency.line(&latencies(&outcome.samples, kind, share, length), class);
     }
     writeln!(

@@ -187,7 +187,9 @@ impl Load {
         match tokio::time::timeout(deadline + PATIENCE, call).await {
             Ok(Ok(response)) => match response.into_inner().receipt.map(|receipt| receipt.outcome()) {
                 Some(Outcome::Deferred) => (Answer::Deferred, Heard::Kept),
-                Some(Outcome::Applied | Outcome::Unchanged | Outcome::Duplicate) => (Answer::Done, Heard::Kept),
+                Some(Outcome::Applied | Outcome::Unchanged | Outcome::Duplicate) => {
+                    (Answer::Done, Heard::Kept)
+                }
                 Some(Outcome::Unspecified) | None => (Answer::Unanswered, Heard::Unknown),
             },
             Ok(Err(status)) => {

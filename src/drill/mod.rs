@@ -166,11 +166,7 @@ struct Drilled {
     caught_up: bool,
 }
 
-async fn drive(
-    options: &Options,
-    world: &World,
-    tell: &mut dyn FnMut(&Line),
-) -> Result<Drilled, DrillError> {
+async fn drive(options: &Options, world: &World, tell: &mut dyn FnMut(&Line)) -> Result<Drilled, DrillError> {
     let offer = Offer {
         rate: options.rate,
         sites: options.sites,

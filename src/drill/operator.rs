@@ -86,7 +86,8 @@ impl Operator {
             *told = all;
             let skip = incident.events.len().saturating_sub(new);
             for event in incident.events.iter().skip(skip) {
-                let says = format!("#{} {}: {}", incident.number, report::state(event.state()), event.message);
+                let says =
+                    format!("#{} {}: {}", incident.number, report::state(event.state()), event.message);
                 let at = Instant::now().saturating_duration_since(self.began);
                 lines.push(Line { at, from: "incident", says });
             }

@@ -137,7 +137,8 @@ impl Scenario {
         let level = if self.strikes_calls(no_fix) { FaultLevel::Call } else { FaultLevel::Thread };
         let fault = |kind| Fault::new(kind, level).on(Operation::Commit);
         let slow = |millis| fault(FaultKind::Delay(Duration::from_millis(millis)));
-        let step = |share: f64, act, says: &str| Step { at: at(share), act, says: says.to_owned(), is_fault: false };
+        let step =
+            |share: f64, act, says: &str| Step { at: at(share), act, says: says.to_owned(), is_fault: false };
         let strike = |share: f64, fault: Fault, says: &str| Step {
             is_fault: true,
             ..step(share, Act::Faults(vec![fault]), says)
@@ -191,7 +192,7 @@ impl Scenario {
                 let sick = fault(error).of_site(Site::new(SICK_SITE)).of_user(User::new(SICK_USER));
                 vec![strike(0.2, sick, "the store fails on user-0 of site-0")]
             }
-            Self::StallsNoFault => (0..12)
+            Self::StallsNoFault => (0_u32..12)
                 .flat_map(|n| {
                     let begin = at(0.15 + 0.06 * f64::from(n));
                     let millis = 100 + 40 * u64::from(n % 6);
@@ -207,7 +208,10 @@ impl Scenario {
             Self::BurstsNoFault => (0..5)
                 .flat_map(|n| {
                     let share = 0.15 + 0.15 * f64::from(n);
-                    [step(share, Act::Load(6.0), "a burst: 6 times the load"), step(share + 0.05, Act::Load(1.0), "")]
+                    [
+                        step(share, Act::Load(6.0), "a burst: 6 times the load"),
+                        step(share + 0.05, Act::Load(1.0), ""),
+                    ]
                 })
                 .collect(),
         }

@@ -145,15 +145,21 @@ fn detected(facts: &Facts<'_>) -> Verdict {
                 Some(at) => {
                     let took = (at - struck).max(0) / 1_000_000;
                     let limit = facts.expected.within.as_millis() as i128;
-                    (took <= limit, format!("{took} ms after the fault (limit {limit} ms), by the incident record"))
+                    (
+                        took <= limit,
+                        format!("{took} ms after the fault (limit {limit} ms), by the incident record"),
+                    )
                 }
                 None => (false, "no incident was recorded".to_owned()),
             }
         }
         _ => {
             let none = facts.incidents.is_empty();
-            let seen = if none { "no incident, as it should be".to_owned() } else {
-                let titles: Vec<&str> = facts.incidents.iter().map(|incident| incident.title.as_str()).collect();
+            let seen = if none {
+                "no incident, as it should be".to_owned()
+            } else {
+                let titles: Vec<&str> =
+                    facts.incidents.iter().map(|incident| incident.title.as_str()).collect();
                 format!("a false alarm: {}", titles.join("; "))
             };
             (none, seen)
@@ -198,7 +204,12 @@ fn smallest_scope(facts: &Facts<'_>) -> Verdict {
     // The turns under way when a user fails are shared with others of the site.
     let allowed = if expected.one_user { during.calls / 100 } else { 0 };
     let kept = during.refused == 0 && during.deferred <= allowed && not_slower(&before, &during);
-    Verdict { promise, kept: Some(kept), seen: format!("neighbours: {}", compared(&before, &during)), in_2020 }
+    Verdict {
+        promise,
+        kept: Some(kept),
+        seen: format!("neighbours: {}", compared(&before, &during)),
+        in_2020,
+    }
 }
 
 fn healthy<'a>(facts: &'a Facts<'_>, kind: Kind) -> impl Iterator<Item = &'a Sample> {
@@ -243,7 +254,12 @@ fn operators(facts: &Facts<'_>) -> Verdict {
     Verdict {
         promise: "Operators are answered whatever hangs",
         kept: Some(facts.looks_failed == 0 && !times.is_empty() && p99 <= OPERATIONS),
-        seen: format!("{} looks at the status, {} failed, p99 {}", times.len(), facts.looks_failed, millis(p99)),
+        seen: format!(
+            "{} looks at the status, {} failed, p99 {}",
+            times.len(),
+            facts.looks_failed,
+            millis(p99)
+        ),
         in_2020: "",
     }
 }
@@ -254,7 +270,9 @@ fn recovered(facts: &Facts<'_>) -> Verdict {
     let longest = last.map(crate::incident::report::span).next_back();
     let peak = facts.incidents.iter().map(|incident| incident.peak_pending).max().unwrap_or_default();
     let seen = match (facts.caught_up, open, longest) {
-        (true, 0, Some(longest)) => format!("all is applied; resolved after {longest}, at most {peak} entries waited"),
+        (true, 0, Some(longest)) => {
+            format!("all is applied; resolved after {longest}, at most {peak} entries waited")
+        }
         (true, 0, None) => "all is applied".to_owned(),
         (true, open, _) => format!("all is applied, but {open} incident(s) are not resolved"),
         (false, ..) => "not everything was applied in the end".to_owned(),
@@ -293,7 +311,12 @@ mod tests {
         }
     }
 
-    fn kept(scenario: Scenario, samples: &[Sample], incidents: &[Incident], checked: Checked) -> Vec<&'static str> {
+    fn kept(
+        scenario: Scenario,
+        samples: &[Sample],
+        incidents: &[Incident],
+        checked: Checked,
+    ) -> Vec<&'static str> {
         let facts = Facts {
             expected: scenario.expected(),
             samples,
@@ -318,7 +341,12 @@ mod tests {
                 let at = n * 10;
                 let kind = if n % 2 == 0 { Kind::Write } else { Kind::Read };
                 let hangs = at >= 10_000 && kind == Kind::Write;
-                sample(at, if hangs { 255 } else { 2 }, kind, if hangs { Answer::Deferred } else { Answer::Done })
+                sample(
+                    at,
+                    if hangs { 255 } else { 2 },
+                    kind,
+                    if hangs { Answer::Deferred } else { Answer::Done },
+                )
             })
             .collect();
         let none: Vec<&str> = Vec::new();

@@ -7,6 +7,9 @@ macro_rules! names {
     ($($(#[doc = $text:literal])+ $kind:ident $name:ident = $value:literal;)*) => {
         $($(#[doc = $text])+ pub const $name: &str = $value;)*
 
+        /// Every metric's name.
+        pub const ALL: &[&str] = &[$($name),*];
+
         /// Tells the recorder what each metric means.
         pub fn describe() {
             $(names!(@describe $kind $name concat!($($text),+).trim());)*
@@ -58,6 +61,12 @@ names! {
     gauge JOURNAL_USED_BYTES = "steadfast_journal_used_bytes";
     /// Seconds until the journal is full at the rate of the last minutes; infinite: it is not filling.
     gauge JOURNAL_TIME_TO_FULL_SECONDS = "steadfast_journal_time_to_full_seconds";
+    /// Whether the journal's disk does not answer: then new writes are refused.
+    gauge JOURNAL_STALLED = "steadfast_journal_stalled";
+    /// Whether the journal has failed: then nothing more is accepted.
+    gauge JOURNAL_FAILED = "steadfast_journal_failed";
+    /// Whether a snapshot should have been taken by now.
+    gauge SNAPSHOT_OVERDUE = "steadfast_snapshot_overdue";
     /// Entries that the journal did not take, by reason: overloaded, stalled, full, failed.
     counter JOURNAL_NOT_TAKEN = "steadfast_journal_not_taken_total";
     /// Writes answered from what is durable already, without a journal entry.
@@ -156,6 +165,38 @@ names! {
     counter INCIDENTS_UNREADABLE = "steadfast_incidents_unreadable_total";
 }
 
+/// Shows metrics from the start that would otherwise appear when something first happens: an alert on what is not
+/// there never fires, and a rate misses the first time.
+pub fn announce() {
+    for name in [
+        JOURNAL_ENTRIES,
+        WRITES_DEFERRED,
+        INCIDENTS,
+        INCIDENT_EVENTS_DROPPED,
+        INCIDENTS_NOT_SAVED,
+        INCIDENTS_UNREADABLE,
+        AUDIT_FAILURES,
+        APPLY_FAILURES,
+        USERS_PARKED,
+    ] {
+        metrics::counter!(name).increment(0);
+    }
+    for name in [
+        INCIDENTS_OPEN,
+        HOLDS_EXPIRING,
+        HOLDS_UNREADABLE,
+        PARKED_USERS,
+        JOURNAL_STALLED,
+        JOURNAL_FAILED,
+        SNAPSHOT_OVERDUE,
+    ] {
+        metrics::gauge!(name).increment(0.0);
+    }
+    metrics::counter!(WRITES_REJECTED, "reason" => "overloaded").increment(0);
+    metrics::counter!(READS_REJECTED, "reason" => "overloaded").increment(0);
+    metrics::gauge!(HOLDS, "mode" => "defer").increment(0.0);
+}
+
 /// Buckets of all histograms, in seconds: 50 us to 60 s.
 const SECONDS: [f64; 19] = [
     0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
@@ -171,6 +212,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
     describe();
+    announce();
     *installed = Some(handle.clone());
     Ok(handle)
 }

@@ -137,6 +137,8 @@ fn watch_journal(watched: &Watched, state: &JournalState, watch: &mut JournalWat
         JournalState::Stalled(age) => (None, Some(*age)),
         JournalState::Failed(error) => (Some(error.to_string()), None),
     };
+    gauge!(names::JOURNAL_STALLED).set(f64::from(u8::from(stalled.is_some())));
+    gauge!(names::JOURNAL_FAILED).set(f64::from(u8::from(failed.is_some())));
     let usage = watched.shared.journal.usage();
     let limit = usage.limit.saturating_sub(usage.reserved);
     if let Some((level, message)) = watch.look(failed.as_deref(), stalled, usage.used, limit) {

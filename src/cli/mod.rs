@@ -20,6 +20,7 @@ pub mod identify;
 pub mod import;
 pub mod journal;
 pub mod log;
+pub mod metrics;
 pub mod numbers;
 pub mod operations;
 pub mod options;
@@ -49,6 +50,7 @@ use self::client::ClientCommand;
 use self::config::ConfigArgs;
 use self::drill::DrillArgs;
 use self::journal::JournalArgs;
+use self::metrics::MetricsArgs;
 use self::serve::ServeArgs;
 use crate::bench::BenchError;
 use crate::config::ConfigError;
@@ -73,6 +75,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Measure a running server: throughput, latencies, errors
     Bench(Box<BenchArgs>),
+    /// Print what monitoring needs: alert rules, a dashboard, the names of all metrics
+    Metrics(MetricsArgs),
     /// Break a server in this process, and check every promise
     Drill(DrillArgs),
     /// What talks to a running server.
@@ -103,6 +107,7 @@ pub fn run() -> ExitCode {
             }
             Err(error) => failed(&error),
         },
+        Command::Metrics(args) => args.run(),
         Command::Drill(args) => args.run(),
         Command::Client(command) => command.run(Cli::command()),
     }

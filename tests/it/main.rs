@@ -13,6 +13,7 @@ mod layering;
 mod listeners;
 mod many;
 mod operator;
+mod metrics;
 mod reads;
 mod rebuild;
 mod restart;

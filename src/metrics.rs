@@ -65,8 +65,6 @@ names! {
     gauge JOURNAL_STALLED = "steadfast_journal_stalled";
     /// Whether the journal has failed: then nothing more is accepted.
     gauge JOURNAL_FAILED = "steadfast_journal_failed";
-    /// Whether a snapshot should have been taken by now.
-    gauge SNAPSHOT_OVERDUE = "steadfast_snapshot_overdue";
     /// Entries that the journal did not take, by reason: overloaded, stalled, full, failed.
     counter JOURNAL_NOT_TAKEN = "steadfast_journal_not_taken_total";
     /// Writes answered from what is durable already, without a journal entry.

@@ -20,7 +20,7 @@ use crate::applier::{Applier, Gate, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::command::TaskSlot;
 use crate::config::Config;
-use crate::fs::RealFs;
+use crate::fs::{Fs, RealFs};
 use crate::incident::{Answers, IncidentOptions, IncidentThread, Incidents};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -81,11 +81,13 @@ pub struct Layers {
     pub wrap: Wrap,
     /// Asked before each call on the thread that runs it.
     pub hook: Option<Arc<dyn WorkerHook>>,
+    /// Access to the journal's files.
+    pub journal_fs: Arc<dyn Fs>,
 }
 
 impl Default for Layers {
     fn default() -> Self {
-        Self { wrap: Arc::new(|store| store), hook: None }
+        Self { wrap: Arc::new(|store| store), hook: None, journal_fs: Arc::new(RealFs) }
     }
 }
 
@@ -109,8 +111,11 @@ impl Core {
     pub fn open_layered(config: &Config, clock: Arc<dyn Clock>, layers: &Layers) -> Result<Self, StartError> {
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
         let snapshots = config.snapshots.dir.clone();
-        let opened =
-            Journal::<Arc<Pending>>::open(journal_options(config), Arc::new(RealFs), Arc::clone(&clock))?;
+        let opened = Journal::<Arc<Pending>>::open(
+            journal_options(config),
+            Arc::clone(&layers.journal_fs),
+            Arc::clone(&clock),
+        )?;
         let (generations, mut found) = Generations::open(GenerationOptions {
             store_dir: config.store.dir.clone(),
             note_dir: config.journal.dir.clone(),
@@ -235,6 +240,7 @@ impl Core {
             snapshots,
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
+            incidents: incidents.clone(),
         };
         let (rebuilds, rebuilder) =
             Rebuilds::start(parts, closed, found.rebuild).map_err(StartError::Thread)?;

@@ -8,8 +8,8 @@ use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::failure::CliError;
 use super::{
-    attribute, attributes, completions, delete, export, get, get_write, identify, import, output, quota,
-    refused, status, store,
+    attribute, attributes, completions, delete, export, get, get_write, identify, import, incidents, output,
+    quota, refused, status, store,
 };
 
 /// The commands for people and scripts that use a server.
@@ -71,6 +71,10 @@ pub enum ClientCommand {
     Quota(quota::QuotaArgs),
     /// Let an attribute of a site take changes or ignore them, be indexed or not.
     Attribute(attribute::AttributeArgs),
+    /// List what went wrong: each disturbance from the first evidence until all was applied.
+    Incidents(incidents::IncidentsArgs),
+    /// Show one incident whole, as a page or as JSON.
+    Incident(incidents::IncidentArgs),
     /// List, retry, discard or export writes that were accepted and could not be applied.
     Refused(refused::RefusedArgs),
     /// Print completions for a shell, to be sourced or saved where the shell looks for them.
@@ -123,6 +127,8 @@ impl ClientCommand {
             Self::Store(args) => args.json(),
             Self::Quota(args) => args.operator.json,
             Self::Attribute(args) => args.operator.json,
+            Self::Incidents(args) => args.operator.json,
+            Self::Incident(args) => args.json(),
             Self::Refused(args) => args.json(),
             Self::Completions(_) => false,
         }
@@ -142,6 +148,8 @@ impl ClientCommand {
             Self::Store(args) => store::run(&args).await,
             Self::Quota(args) => quota::run(&args).await,
             Self::Attribute(args) => attribute::run(&args).await,
+            Self::Incidents(args) => incidents::list(&args).await,
+            Self::Incident(args) => incidents::run(&args).await,
             Self::Refused(args) => refused::run(&args).await,
             Self::Completions(args) => completions::run(&args, root),
         }

@@ -80,12 +80,24 @@ mod tests {
         let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
         let panels = dashboard["panels"].as_array().unwrap();
         for panel in panels.iter().filter(|panel| panel["type"] != "row") {
-            assert!(panel["targets"][0]["expr"].as_str().is_some_and(|expr| expr.contains("steadfast_")), "{panel}");
+            assert!(
+                panel["targets"][0]["expr"].as_str().is_some_and(|expr| expr.contains("steadfast_")),
+                "{panel}"
+            );
         }
         // What is promised has an alert.
         for alert in [
-            "BreakerOpen", "PartialSlowness", "NotCatchingUp", "TimeToFull", "HoldExpiring", "HoldsUnreadable",
-            "EntriesParked", "SnapshotOverdue", "JournalStalled", "JournalFailed", "RebuildFailed",
+            "BreakerOpen",
+            "PartialSlowness",
+            "NotCatchingUp",
+            "TimeToFull",
+            "HoldExpiring",
+            "HoldsUnreadable",
+            "EntriesParked",
+            "SnapshotOverdue",
+            "JournalStalled",
+            "JournalFailed",
+            "RebuildFailed",
         ] {
             assert!(ALERTS.contains(&format!("alert: Steadfast{alert}\n")), "{alert}");
         }

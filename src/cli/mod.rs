@@ -18,6 +18,7 @@ pub mod get;
 pub mod get_write;
 pub mod identify;
 pub mod import;
+pub mod incidents;
 pub mod journal;
 pub mod log;
 pub mod metrics;

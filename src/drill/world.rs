@@ -8,6 +8,7 @@ use super::{DrillError, Options};
 use crate::app::{App, Layers, StartError};
 use crate::config::Config;
 use crate::fs::{RealFs, SlowFs, SyncGate};
+use crate::serve::Listeners;
 use crate::store::Store;
 use crate::store::faulty::{Fault, Faults, FaultyStore};
 
@@ -54,8 +55,10 @@ impl World {
             }),
             hook: Some(Arc::new(self.faults.clone())),
             journal_fs: Arc::new(SlowFs::new(RealFs, self.journal.clone())),
+            ..Layers::default()
         };
-        self.app = Some(App::start_layered(&self.config, &layers)?);
+        let listeners = Listeners::bind(&self.config.server).map_err(StartError::from)?;
+        self.app = Some(App::start_with(listeners, &self.config, &layers)?);
         Ok(())
     }
 

@@ -3,30 +3,46 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::{Fs, FsFile, FsLock, OpenMode};
 
-/// Holds syncs of files while it is closed. Clones speak of the same gate.
+/// Holds syncs of files while it is closed, or for a while each. Clones speak of the same gate.
 #[derive(Clone, Debug, Default)]
-pub struct SyncGate(Arc<(Mutex<bool>, Condvar)>);
+pub struct SyncGate(Arc<(Mutex<Held>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Held {
+    closed: bool,
+    delay: Option<Duration>,
+}
 
 impl SyncGate {
     /// Syncs hang from now on.
     pub fn close(&self) {
-        *self.0.0.lock() = true;
+        self.0.0.lock().closed = true;
     }
 
-    /// Syncs go on.
+    /// Syncs go on, those that are delayed too.
     pub fn open(&self) {
-        *self.0.0.lock() = false;
+        *self.0.0.lock() = Held::default();
         self.0.1.notify_all();
     }
 
+    /// Each sync takes so much longer from now on.
+    pub fn delay(&self, by: Duration) {
+        self.0.0.lock().delay = Some(by);
+    }
+
     fn pass(&self) {
-        let mut closed = self.0.0.lock();
-        self.0.1.wait_while(&mut closed, |closed| *closed);
+        let mut held = self.0.0.lock();
+        if let Some(delay) = held.delay {
+            // Over is over, whichever came first.
+            self.0.1.wait_while_for(&mut held, |held| held.delay.is_some(), delay);
+        }
+        self.0.1.wait_while(&mut held, |held| held.closed);
     }
 }
 

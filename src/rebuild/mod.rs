@@ -30,6 +30,7 @@ use crate::applier::{Closed, Gate, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::command::operate::RebuildTasks;
 use crate::command::{RebuildProgress, RebuildRequest, TaskGuard, TaskRefused, TaskSlot, TaskState};
+use crate::incident::Incidents;
 use crate::journal::JournalReader;
 use crate::read::ProfileCache;
 use crate::sites::Sites;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The place of long tasks.
     pub tasks: TaskSlot,
+    /// Where disturbances are recorded.
+    pub incidents: Incidents,
 }
 
 /// Begins rebuilds and tells how far they are. Cheap to clone.

@@ -114,11 +114,15 @@ impl Watch {
 
     fn rebuild(&mut self, runtime: &Runtime, job: Job) {
         let Job { wanted, automatic, guard } = job;
+        let incidents = self.rebuilds.0.parts.incidents.clone();
+        incidents
+            .rebuild_started(format!("The store is being rebuilt ({}): {}", wanted.owner, wanted.reason));
         let done = run::Run::new(&self.rebuilds, runtime, self.stop.clone(), &mut self.closed).run(&wanted);
         let stopping = *self.stop.borrow();
         match &done {
             Ok(()) => {
                 (self.failures, self.wanted) = (0, None);
+                incidents.rebuild_finished("The rebuilt store has taken over");
                 metrics::counter!(names::REBUILDS, "end" => "done").increment(1);
             }
             // The next start begins it again.
@@ -126,6 +130,7 @@ impl Watch {
             Err(failure) => {
                 metrics::counter!(names::REBUILDS, "end" => "failed").increment(1);
                 tracing::error!(%failure, "the rebuild of the store has failed");
+                incidents.rebuild_failed(format!("The rebuild of the store failed: {failure}"));
                 self.put_off();
                 let again = automatic || self.rebuilds.0.parts.switch.current().is_none();
                 if !again && let Err(error) = self.rebuilds.0.parts.generations.want(None) {

@@ -40,7 +40,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "rebuild",
         &[
             "model", "command", "sites", "store", "journal", "snapshot", "read", "accept", "applier",
-            "clock", "metrics",
+            "clock", "metrics", "incident",
         ],
     ),
     (

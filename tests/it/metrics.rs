@@ -46,7 +46,8 @@ async fn what_alerts_and_dashboard_ask_for_is_exported() {
     let until = Instant::now() + Duration::from_secs(60);
     let text = loop {
         let text = scrape(server.operations);
-        let missing: Vec<_> = wanted.iter().filter(|name| !text.contains(&format!("# TYPE {name} "))).collect();
+        let missing: Vec<_> =
+            wanted.iter().filter(|name| !text.contains(&format!("# TYPE {name} "))).collect();
         if missing.is_empty() {
             break text;
         }

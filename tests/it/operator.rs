@@ -418,7 +418,7 @@ async fn operators_are_answered_while_the_store_hangs() {
         let listeners = Listeners::bind(&config.server).unwrap();
         let wrap =
             Arc::new(move |store| -> Arc<dyn Store> { Arc::new(FaultyStore::new(store, wanted.clone())) });
-        App::start_with(listeners, &config, &Layers { wrap, hook: None }).unwrap()
+        App::start_with(listeners, &config, &Layers { wrap, ..Layers::default() }).unwrap()
     });
     let app = starting.await.unwrap();
     let mut client = Client::new(channel(app.data_address).await);

@@ -45,6 +45,7 @@ fn open_hooked(config: Config, hook: Option<Arc<dyn WorkerHook>>) -> Node {
     let layers = Layers {
         wrap: Arc::new(move |store| Arc::new(FaultyStore::new(store, wanted.clone()))),
         hook: Some(hook.unwrap_or_else(|| Arc::new(faults.clone()))),
+        ..Layers::default()
     };
     let core = Core::open_layered(&config, Arc::new(SystemClock), &layers).unwrap();
     Node { core, faults, config }

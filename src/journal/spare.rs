@@ -172,7 +172,12 @@ impl Spares {
             let path = self.name(&mut state);
             drop(state);
             let made = self.make(&path, &|| {
-                self.state.lock().reserved = true;
+                {
+                    let mut state = self.state.lock();
+                    state.reserved = true;
+                    // Who takes it before it is filled must wait, not hear why there was none earlier.
+                    state.failed = None;
+                }
                 changed();
             });
             state = self.state.lock();

@@ -6,7 +6,11 @@
     reason = "tests: what is not as expected ends the test"
 )]
 
+mod agree;
+#[allow(dead_code, reason = "shared with the trials on disks, which use the rest")]
+mod clients;
 mod crash;
+mod damage;
 mod faults;
 mod hostile;
 mod layering;
@@ -14,9 +18,12 @@ mod listeners;
 mod many;
 mod metrics;
 mod operator;
+#[allow(dead_code, reason = "shared with the trials on disks")]
+mod orders;
 mod reads;
 mod rebuild;
 mod restart;
+#[allow(dead_code, reason = "as above")]
 mod support;
 mod transfer;
 mod writes;

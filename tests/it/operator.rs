@@ -263,11 +263,11 @@ fn without_knowing_who_calls_the_operations_listener_stays_at_home() {
     let home = Home::new();
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     let open: SocketAddr = ([0, 0, 0, 0], 0).into();
-    let refused = Home::run(home.command_at(home.dir.path(), any, open)).err().unwrap();
+    let refused = Home::run(home.command_at(home.dir(), any, open)).err().unwrap();
     assert!(refused.said.contains("server.operations_tokens"), "{}", refused.said);
     let path = token_file(&home, "alice:0123456789abcdef\n");
     let home = home.set(&format!("server.operations_tokens={}", path.display()));
-    Home::run(home.command_at(home.dir.path(), any, open)).unwrap().kill();
+    Home::run(home.command_at(home.dir(), any, open)).unwrap().kill();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     let refused = home.try_start().err().unwrap();
     assert!(
@@ -483,7 +483,7 @@ async fn a_process_takes_over_from_another_under_load() {
     let mut operators = operators(operations).await;
     status_that(&mut operators, |status| status.journal.as_ref().unwrap().last_position > 100).await;
     drop(operators);
-    let dir = home.dir.path().to_owned();
+    let dir = home.dir().to_owned();
     let mut command = home.command_at(&dir, data, operations);
     command.arg("--take-over");
     let new = tokio::task::spawn_blocking(move || Home::run(command)).await.unwrap().unwrap();

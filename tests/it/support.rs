@@ -19,8 +19,10 @@ pub type Client = AttributeServiceClient<Channel>;
 
 /// A directory, and the settings of the servers that run on it one after the other.
 pub struct Home {
-    pub dir: tempfile::TempDir,
+    dir: PathBuf,
     settings: Vec<String>,
+    #[allow(dead_code, reason = "held for its drop, which removes the directory")]
+    temporary: Option<tempfile::TempDir>,
 }
 
 /// A running server; killed when dropped.
@@ -60,6 +62,14 @@ pub struct NotStarted {
 impl Home {
     /// Answers come when a write is applied, however busy the machine is; memory and disk are spared.
     pub fn new() -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut home = Self::at(temporary.path());
+        home.temporary = Some(temporary);
+        home
+    }
+
+    /// In a directory that is there.
+    pub fn at(dir: &Path) -> Self {
         let settings = [
             "writes.reply_after=30s",
             "journal.segment=4 MiB",
@@ -68,8 +78,9 @@ impl Home {
             "server.runtimes=2",
         ];
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: dir.to_owned(),
             settings: settings.iter().map(ToString::to_string).collect(),
+            temporary: None,
         }
     }
 
@@ -79,8 +90,12 @@ impl Home {
         self
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 
     /// Starts a server and waits until it can be called.
@@ -89,7 +104,14 @@ impl Home {
     }
 
     pub fn try_start(&self) -> Result<Server, NotStarted> {
-        Self::run(self.command(self.dir.path()))
+        Self::run(self.command(&self.dir))
+    }
+
+    /// Starts one in the place of one that runs; blocks.
+    pub fn take_over(&self, from: &Server) -> impl FnOnce() -> Server + Send + 'static {
+        let mut command = self.command_at(&self.dir, from.data, from.operations);
+        command.arg("--take-over");
+        || Self::run(command).unwrap_or_else(|failed| panic!("{failed:?}"))
     }
 
     /// Starts what `command` says, and waits until it can be called.
@@ -166,6 +188,10 @@ impl Server {
         self.wait().1
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Sends a signal, from any thread while others are calling.
     pub fn signaller(&self, signal: Signal) -> impl FnOnce() + Send + 'static {
         let pid = Pid::from_child(&self.child.0);
@@ -217,6 +243,11 @@ impl Drop for Server {
             eprintln!("the server said:\n{}", self.log.lines.lock().unwrap().concat());
         }
     }
+}
+
+/// One that connects when it is used, and again when it has to.
+pub fn lazy_channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
 }
 
 pub async fn channel(address: SocketAddr) -> Channel {
@@ -358,6 +389,7 @@ pub fn assert_refused(status: &Status, code: Code, reason: &str, field: &str) {
 }
 
 /// A small generator of numbers that only look random: the same ones in every run.
+#[derive(Clone)]
 pub struct Numbers(pub u64);
 
 impl Numbers {

@@ -1,0 +1,136 @@
+//! Disks that are full: nothing is acknowledged that is not kept, and all goes on once there is room.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::clients::{Writer, check_all, export, write_all};
+use crate::disk::Disk;
+use crate::support::*;
+
+const CLIENTS: u64 = 6;
+/// Within this everything must have been applied after there is room again.
+const RECOVERED: Duration = Duration::from_mins(2);
+
+async fn write_some(server: &Server, writers: Vec<Writer>, answers: u64) -> Vec<Writer> {
+    write_all(server, writers, move |count| count < answers).await
+}
+
+async fn recovers(server: &Server, writers: &mut [Writer]) {
+    let mut client = server.client().await;
+    let checked = tokio::time::timeout(RECOVERED, check_all(&mut client, writers)).await;
+    assert!(checked.is_ok(), "it does not recover though there is room");
+}
+
+pub async fn all() {
+    journal().await;
+    journal_at_a_kill().await;
+    store().await;
+}
+
+fn in_trouble(mut writers: Vec<Writer>, tolerated: &'static [&'static str]) -> Vec<Writer> {
+    for writer in &mut writers {
+        writer.in_trouble(tolerated);
+    }
+    writers
+}
+
+fn at_ease(mut writers: Vec<Writer>) -> Vec<Writer> {
+    writers.iter_mut().for_each(Writer::at_ease);
+    writers
+}
+
+fn with_journal_on(disk: &Disk) -> Home {
+    let dir = format!("journal.dir={}", disk.path().join("journal").display());
+    Home::new().set("journal.segment=1 MiB").set(&dir)
+}
+
+/// Until a write goes in again.
+async fn accepted_again(server: &Server) {
+    let mut client = server.client().await;
+    let accepted = async {
+        while let Err(status) = identify(&mut client, add("probe", "visits", 1.0)).await {
+            assert_eq!(reason(&status), "JOURNAL_FULL");
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(RECOVERED, accepted).await.is_ok(), "it refuses though there is room");
+}
+
+async fn journal() {
+    println!("the journal's disk is full");
+    let disk = Disk::new(48);
+    let home = with_journal_on(&disk);
+    let server = home.start();
+    let mut writers = write_some(&server, Writer::some(CLIENTS), 300).await;
+    for left in [0, 3000, 100_000, 1 << 20] {
+        let ballast = disk.fill(left);
+        writers = write_some(&server, in_trouble(writers, &["JOURNAL_FULL"]), 10_000).await;
+        let mut client = server.client().await;
+        let refused = loop {
+            if let Err(status) = identify(&mut client, add("probe", "visits", 1.0)).await {
+                break status;
+            }
+        };
+        assert_refused(&refused, tonic::Code::ResourceExhausted, "JOURNAL_FULL", "");
+        // What is there is served meanwhile.
+        assert!(!export(&mut client, "site-0").await.is_empty());
+        fs::remove_file(ballast).unwrap();
+        accepted_again(&server).await;
+        writers = write_some(&server, at_ease(writers), 300).await;
+        recovers(&server, &mut writers).await;
+    }
+    server.kill();
+    let server = home.start();
+    recovers(&server, &mut writers).await;
+    server.stop();
+}
+
+async fn journal_at_a_kill() {
+    println!("killed while the journal's disk is full");
+    let disk = Disk::new(48);
+    let home = with_journal_on(&disk);
+    let server = home.start();
+    let mut writers = write_some(&server, Writer::some(CLIENTS), 300).await;
+    let ballast = disk.fill(0);
+    writers = write_some(&server, in_trouble(writers, &["JOURNAL_FULL"]), 10_000).await;
+    server.kill();
+    match home.try_start() {
+        Ok(server) => {
+            recovers(&server, &mut writers).await;
+            server.kill();
+        }
+        Err(failed) => {
+            assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+            assert!(failed.said.contains("No space left on device"), "{failed:?}");
+        }
+    }
+    fs::remove_file(ballast).unwrap();
+    let server = home.start();
+    writers = write_some(&server, at_ease(writers), 300).await;
+    recovers(&server, &mut writers).await;
+    server.stop();
+}
+
+async fn store() {
+    println!("the store's disk is full");
+    let disk = Disk::new(48);
+    let dir = format!("store.dir={}", disk.path().join("store").display());
+    let home = Home::new().set(&dir).set("writes.reply_after=30 ms").set("store.cache_capacity=1 MiB");
+    let server = home.start();
+    let mut writers = write_some(&server, at_ease(Writer::some(CLIENTS)), 300).await;
+    for left in [0, 300_000] {
+        let ballast = disk.fill(left);
+        // All is accepted.
+        writers = write_some(&server, in_trouble(writers, &[]), 1500).await;
+        fs::remove_file(ballast).unwrap();
+        writers = write_some(&server, writers, 300).await;
+        recovers(&server, &mut writers).await;
+    }
+    let ballast = disk.fill(0);
+    writers = write_some(&server, writers, 600).await;
+    server.kill();
+    fs::remove_file(ballast).unwrap();
+    let server = home.start();
+    recovers(&server, &mut writers).await;
+    server.stop();
+}

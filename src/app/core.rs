@@ -173,13 +173,9 @@ impl Core {
             drop(ready.0.send(lane));
         }
 
-        let (gate, closed) = match found.store {
-            Some(_) => (Gate::new(), None),
-            None => {
-                let (gate, closed) = Gate::new_closed();
-                (gate, Some(closed))
-            }
-        };
+        let (gate, closed) = Gate::new_closed();
+        // Without a store it stays closed.
+        let closed = (!trusted).then_some(closed);
         let meters = StoreMeters::new(Instant::now());
         let wrap: Wrap = {
             let (inner, meters) = (Arc::clone(&layers.wrap), meters.clone());

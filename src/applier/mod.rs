@@ -5,7 +5,7 @@
 //! with a million entries delays no other. A turn fetches its entries, loads their records, evaluates
 //! them in order (those of one user together) and commits once.
 
-pub mod batch;
+pub(crate) mod batch;
 mod conclude;
 mod forget;
 mod gate;

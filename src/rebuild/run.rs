@@ -143,10 +143,8 @@ impl<'a> Run<'a> {
             progress.dir.clone_from(&candidate.dir);
         });
         let built = self.fill(&mut candidate);
-        if built.is_err() {
-            if !parts.generations.abandon(&candidate) {
-                self.rebuilds.0.state.lock().retired.push(Arc::clone(&candidate.store));
-            }
+        if built.is_err() && !parts.generations.abandon(&candidate) {
+            self.rebuilds.0.state.lock().retired.push(Arc::clone(&candidate.store));
         }
         built
     }

@@ -128,6 +128,10 @@ async fn panics_are_caught_and_calls_that_hang_are_seen_while_other_pools_go_on(
     while store.oldest_call(Instant::now()).is_none() {
         std::thread::yield_now();
     }
+    // It hangs before it has come to sled: nothing else hangs with it.
+    assert_eq!(store.oldest_inside(Instant::now() + Duration::from_mins(1)), None);
+    // What panicked was the hook, not sled.
+    assert!(!store.is_damaged() && !store.has_failed());
     let waiting = store.load(Purpose::Get, vec![key("a")]);
     assert_eq!(store.load(Purpose::Get, vec![key("a")]).await, Err(StoreError::Busy));
     assert_eq!(store.load(Purpose::Apply, vec![key("a")]).await, Ok(vec![None]));
@@ -139,4 +143,42 @@ async fn panics_are_caught_and_calls_that_hang_are_seen_while_other_pools_go_on(
     release.send(()).unwrap();
     assert_eq!(hung.await, Ok(vec![None]));
     store.close(Duration::from_secs(10)).unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_inside_is_damage_and_a_write_that_failed_is_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    let read = |result: Result<(), StoreError>| {
+        store.run(&store.gets, Operation::Load(Purpose::Get), None, move |_, _| result)
+    };
+    assert!(read(Err(StoreError::Io("a read".to_owned()))).await.is_err());
+    assert!(!store.is_damaged() && !store.has_failed());
+    let write = store.run(&store.writer, Operation::Commit, None, |_, _| -> Result<(), _> {
+        Err(StoreError::Io("a write".to_owned()))
+    });
+    assert!(write.await.is_err());
+    assert!(!store.is_damaged() && store.has_failed());
+    let told: StoreFuture<()> = store
+        .run(&store.gets, Operation::Load(Purpose::Get), None, |_, _| panic!("what it asserts is not so"));
+    assert!(matches!(told.await, Err(StoreError::Panicked(_))));
+    assert!(store.is_damaged());
+}
+
+#[tokio::test]
+async fn a_proof_leaves_nothing_and_files_that_are_gone_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(&dir.path().join("sled"), NODE, &SledOptions::default()).unwrap();
+    let first = profile(1, 1);
+    store.commit(commit(&[("a", None, first.clone())], 5)).await.unwrap();
+    store.prove(1 << 20).await.unwrap();
+    assert_eq!(store.scan_records(None, 10).await.unwrap().items.len(), 1);
+    store.check_files().await.unwrap();
+    std::fs::rename(dir.path().join("sled"), dir.path().join("away")).unwrap();
+    assert!(matches!(store.check_files().await, Err(StoreError::Corrupt(_))));
+    assert!(store.is_damaged());
+    // Its open files serve still.
+    assert_eq!(load(&store, "a").await, Some(first));
+    assert!(store.retire(Duration::from_secs(10)) && store.has_ended());
+    assert_eq!(store.flush().await, Err(StoreError::Closed));
 }

@@ -86,9 +86,9 @@ fn json(backup: &Verified) -> String {
 /// A backup in a few lines, for people.
 pub fn describe(backup: &Verified) -> String {
     let Verified { journal, snapshot, counts } = backup;
-    let last = journal.accepted.map_or_else(String::new, |(_, last)| {
-        format!(", the last one accepted at {}", time(last))
-    });
+    let last = journal
+        .accepted
+        .map_or_else(String::new, |(_, last)| format!(", the last one accepted at {}", time(last)));
     format!(
         "complete and sound: a backup of node {}\n\
          snapshot {}: {} profiles, {} deleted, {} refused, {} waiting; begun at {}\n\

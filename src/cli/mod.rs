@@ -4,6 +4,7 @@ pub mod amounts;
 pub mod assign;
 pub mod attribute;
 pub mod attributes;
+pub mod backup;
 pub mod bench;
 pub mod client;
 pub mod completions;
@@ -28,6 +29,7 @@ pub mod options;
 pub mod output;
 pub mod quota;
 pub mod refused;
+pub mod restore;
 pub mod serve;
 pub mod status;
 mod status_json;
@@ -46,12 +48,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use self::backup::BackupArgs;
 use self::bench::BenchArgs;
 use self::client::ClientCommand;
 use self::config::ConfigArgs;
 use self::drill::DrillArgs;
 use self::journal::JournalArgs;
 use self::metrics::MetricsArgs;
+use self::restore::RestoreArgs;
 use self::serve::ServeArgs;
 use crate::bench::BenchError;
 use crate::config::ConfigError;
@@ -72,6 +76,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Look after the journal's files
     Journal(JournalArgs),
+    /// Look after a backup's files
+    Backup(BackupArgs),
+    /// Make a node's directories out of a backup
+    Restore(RestoreArgs),
     /// Print the effective configuration, with where each value came from
     Config(ConfigArgs),
     /// Measure a running server: throughput, latencies, errors
@@ -93,6 +101,8 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => args.run(),
         Command::Journal(args) => args.run(),
+        Command::Backup(args) => args.run(),
+        Command::Restore(args) => args.run(),
         Command::Config(args) => match args.options.load() {
             Ok(effective) => match args.print(&effective) {
                 Ok(()) => ExitCode::SUCCESS,

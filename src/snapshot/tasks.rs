@@ -16,6 +16,7 @@ use super::pace::Pace;
 use super::reader::SnapshotReader;
 use super::take::{Host, Source, TakeError, Taken};
 use super::{SnapshotError, sweep};
+use crate::command::operate::SnapshotTasks;
 use crate::command::{SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot, TaskState};
 use crate::metrics as names;
 
@@ -83,6 +84,16 @@ impl Snapshots {
     /// How it goes.
     pub fn progress(&self) -> SnapshotProgress {
         self.0.progress.lock().clone()
+    }
+}
+
+impl SnapshotTasks for Snapshots {
+    fn take(&self, request: SnapshotRequest) -> Result<SnapshotProgress, TaskRefused> {
+        self.take(request)
+    }
+
+    fn progress(&self) -> SnapshotProgress {
+        self.progress()
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::StartError;
 use super::checkpoint::Checkpoints;
+use super::snapshots::{self, Snapshotter};
 use super::start::{
     journal_options, report, sled_options, start_applier, start_journal, take_up_snapshot, take_up_store,
 };
@@ -29,6 +30,7 @@ use crate::model::evaluate::SEMANTICS;
 use crate::read::{EntrySource, ProfileCache, Read, ReadShared};
 use crate::rebuild::{Parts, Rebuilder, Rebuilds, Wrap};
 use crate::sites::{SiteState, Sites};
+use crate::snapshot::Snapshots;
 use crate::store::generations::{self, GenerationOptions, Generations};
 use crate::store::metered::{Metered, StoreMeters};
 use crate::store::service::StoreService;
@@ -53,6 +55,9 @@ pub struct Core {
     pub replayed: Replayed,
     /// Builds the store anew.
     pub rebuilds: Rebuilds,
+    /// Takes snapshots.
+    pub snapshots: Snapshots,
+    snapshotter: Snapshotter,
     /// The place of long tasks.
     pub tasks: TaskSlot,
     /// The generations of the store on disk.
@@ -110,7 +115,7 @@ impl Core {
     /// As [`open_with`](Self::open_with), with a hook on the store's own threads too.
     pub fn open_layered(config: &Config, clock: Arc<dyn Clock>, layers: &Layers) -> Result<Self, StartError> {
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
-        let snapshots = config.snapshots.dir.clone();
+        let snapshots_dir = config.snapshots.dir.clone();
         let opened = Journal::<Arc<Pending>>::open(
             journal_options(config),
             Arc::clone(&layers.journal_fs),
@@ -136,7 +141,7 @@ impl Core {
             take_up_store(store, &sites, &refused, now)?;
         }
         let (trusted, known) = (found.store.is_some(), (&*sites, &*refused, &*requests));
-        let waiting = take_up_snapshot(&opened.reader, &snapshots, known, trusted, now)?;
+        let waiting = take_up_snapshot(&opened.reader, &snapshots_dir, known, trusted, now)?;
 
         let ready: Ready = mpsc::unbounded_channel();
         let wake = ready.0.clone();
@@ -233,7 +238,7 @@ impl Core {
             requests: Arc::clone(&requests),
             cache: Arc::clone(&cache),
             reader,
-            snapshots,
+            snapshots: snapshots_dir.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
             incidents: incidents.clone(),
@@ -260,7 +265,18 @@ impl Core {
             stalled_quota: AtomicU64::new(super::operate::stalled_share(config.journal.total_quota.0)),
             draining: AtomicBool::new(false),
         });
+        let parts = snapshots::Parts {
+            shared: &shared,
+            switch: &switch,
+            generations: &generations,
+            progress: &progress,
+            tasks: &tasks,
+            dir: snapshots_dir,
+        };
+        let (snapshots, snapshotter) = snapshots::start(config, &parts)?;
         Ok(Self {
+            snapshots,
+            snapshotter,
             shared,
             read,
             refused,
@@ -304,6 +320,7 @@ impl Core {
     /// the next start, and a rebuild that runs begins again then. Blocks for at most about `limit`.
     pub fn close(&mut self, limit: Duration) -> Result<(), StartError> {
         self.shared.draining.store(true, Ordering::Relaxed);
+        self.snapshotter.stop(limit);
         let journal = self.shared.journal.close();
         self.stop.send_replace(true);
         self.rebuilder.stop(limit);

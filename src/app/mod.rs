@@ -9,6 +9,7 @@ mod core;
 mod lookup;
 mod operate;
 mod release;
+mod snapshots;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,9 @@ pub enum StartError {
     /// What the journal holds.
     #[error(transparent)]
     Replay(#[from] crate::applier::replay::ReplayError),
+    /// The snapshotter.
+    #[error(transparent)]
+    Snapshotter(#[from] crate::snapshot::SnapshotterError),
     /// A thread or runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -136,7 +140,7 @@ impl App {
             index_limit: config.store.index_capacity.0,
             total_quota: config.journal.total_quota.0,
             segment: config.journal.segment.0,
-            snapshots: None,
+            snapshots: Some(Arc::new(core.snapshots.clone())),
             rebuilds: Some(Arc::new(core.rebuilds.clone())),
         };
         let (operate, handles) = Operate::start(&core, around)?;

@@ -191,6 +191,8 @@ impl<T: Send + 'static> Source<T> {
         // From here on nothing before the start is needed but what waits: the store has it, noted as written.
         pace.wait(self.host.checkpoint(), STORE_LIMIT).await?.ok_or(TakeError::StoreSilent)??;
 
+        // Nothing is begun any more once it has been told to stop: the journal may be given up next.
+        pace.rest()?;
         let (bytes, counts) = (written.bytes, written.counts);
         let name = written.publish()?;
         let snapshot = SnapshotRef { name, start, bytes, taken_at: created_at };

@@ -68,7 +68,10 @@ pub enum StartError {
     #[error("the store was not closed in order, so that the next start replays more: {0}")]
     StoreClose(#[from] crate::store::generations::CloseError),
     /// The snapshot, which is needed because there is no store that is trusted.
-    #[error(transparent)]
+    #[error(
+        "the snapshot that the journal goes on from cannot be read, and there is no store that could take its place: \
+         {0}. Bring the file back from a copy, or restore a backup (`steadfast restore --from DIR`)"
+    )]
     Snapshot(#[from] crate::snapshot::SnapshotError),
     /// What the journal holds.
     #[error(transparent)]

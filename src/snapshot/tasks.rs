@@ -16,6 +16,7 @@ use super::pace::Pace;
 use super::reader::SnapshotReader;
 use super::take::{Host, Source, TakeError, Taken};
 use super::{SnapshotError, sweep};
+use crate::clock::Clock;
 use crate::command::operate::SnapshotTasks;
 use crate::command::{SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot, TaskState};
 use crate::metrics as names;
@@ -51,6 +52,7 @@ struct Inner {
     orders: UnboundedSender<Order>,
     tasks: TaskSlot,
     host: Arc<dyn Host>,
+    clock: Arc<dyn Clock>,
     stop: watch::Receiver<bool>,
 }
 
@@ -101,7 +103,7 @@ impl Inner {
     fn begin(&self, backup: Option<PathBuf>) {
         let mut progress = self.progress.lock();
         progress.state = TaskState::Running;
-        progress.started_at = None;
+        progress.started_at = Some(self.clock.now());
         (progress.done, progress.total) = (0, 0);
         progress.error.clear();
         progress.backup = backup;
@@ -140,6 +142,7 @@ pub fn start<T: Send + 'static>(
         orders,
         tasks,
         host: Arc::clone(&source.host),
+        clock: Arc::clone(&source.clock),
         stop: stop.clone(),
     });
     let handle = Snapshots(Arc::clone(&inner));
@@ -352,7 +355,6 @@ impl<T: Send + 'static> Snapshotter<T> {
 
     /// Takes one, and keeps its figures.
     async fn take(&mut self) -> Result<Taken, TakeError> {
-        self.inner.progress.lock().started_at = Some(self.source.clock.now());
         let mut pace = Pace::new(self.options.pace, self.stop.clone());
         let inner = Arc::clone(&self.inner);
         let told = move |done, total| {
@@ -385,7 +387,6 @@ impl<T: Send + 'static> Snapshotter<T> {
 
     /// A backup: of the current snapshot if the journal since is short, otherwise of a new one.
     async fn backup(&mut self, dir: &std::path::Path) -> Result<backup::Made, BackupError> {
-        self.inner.progress.lock().started_at = Some(self.source.clock.now());
         backup::check_target(&self.source, dir)?;
         let current = self.source.journal.reader().snapshot();
         if current.is_none() || self.damaged || self.look().is_some() {

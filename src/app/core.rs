@@ -57,7 +57,7 @@ pub struct Core {
     pub rebuilds: Rebuilds,
     /// Takes snapshots.
     pub snapshots: Snapshots,
-    snapshotter: Snapshotter,
+    pub(super) snapshotter: Snapshotter,
     /// The place of long tasks.
     pub tasks: TaskSlot,
     /// The generations of the store on disk.

@@ -43,6 +43,7 @@ impl App {
 impl Core {
     fn release(&mut self) -> Result<HandedOver, HandOverRefused> {
         self.shared.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.snapshotter.stop(CLOSE);
         let journal = self.shared.journal.close_within(CLOSE);
         journal.map_err(|error| HandOverRefused::Journal(error.to_string()))?;
         self.stop.send_replace(true);

@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::failure::CliError;
 use super::{
     attribute, attributes, completions, delete, export, get, get_write, identify, import, incidents, output,
-    quota, refused, status, store,
+    quota, refused, snapshot, status, store,
 };
 
 /// The commands for people and scripts that use a server.
@@ -65,6 +65,8 @@ pub enum ClientCommand {
     Status(status::StatusArgs),
     /// The same, live, until interrupted.
     Watch(status::WatchArgs),
+    /// Take a snapshot of a running server, or make a backup of it.
+    Snapshot(snapshot::SnapshotArgs),
     /// Look after a running server's store.
     Store(store::StoreArgs),
     /// Set how much of the journal a site, or all together, may use, until the server restarts.
@@ -124,6 +126,7 @@ impl ClientCommand {
             Self::Export(args) => args.json,
             Self::Status(args) => args.operator.json,
             Self::Watch(args) => args.operator.json,
+            Self::Snapshot(args) => args.operator.json,
             Self::Store(args) => args.json(),
             Self::Quota(args) => args.operator.json,
             Self::Attribute(args) => args.operator.json,
@@ -145,6 +148,7 @@ impl ClientCommand {
             Self::Export(args) => export::run(&args).await,
             Self::Status(args) => status::run(&args).await,
             Self::Watch(args) => status::watch(&args).await,
+            Self::Snapshot(args) => snapshot::run(&args).await,
             Self::Store(args) => store::run(&args).await,
             Self::Quota(args) => quota::run(&args).await,
             Self::Attribute(args) => attribute::run(&args).await,

@@ -31,6 +31,7 @@ pub mod quota;
 pub mod refused;
 pub mod restore;
 pub mod serve;
+pub mod snapshot;
 pub mod status;
 mod status_json;
 mod status_text;

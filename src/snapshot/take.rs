@@ -191,10 +191,10 @@ impl<T: Send + 'static> Source<T> {
         // From here on nothing before the start is needed but what waits: the store has it, noted as written.
         pace.wait(self.host.checkpoint(), STORE_LIMIT).await?.ok_or(TakeError::StoreSilent)??;
 
-        // Nothing is begun any more once it has been told to stop: the journal may be given up next.
-        pace.rest()?;
         let (bytes, counts) = (written.bytes, written.counts);
         let name = written.publish()?;
+        // Once it has been told to stop the journal may be given up, and its manifest be somebody else's.
+        pace.rest()?;
         let snapshot = SnapshotRef { name, start, bytes, taken_at: created_at };
         let places = std::mem::take(&mut carried.places);
         let released =

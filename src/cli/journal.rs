@@ -122,7 +122,7 @@ impl RepairArgs {
             (_, _, Ok(effective)) => {
                 let dir = given.cloned().unwrap_or(effective.config.journal.dir);
                 let snapshots = self.snapshots.clone();
-                (dir, snapshots.unwrap_or_else(|| effective.config.snapshots.dir))
+                (dir, snapshots.unwrap_or(effective.config.snapshots.dir))
             }
             (_, _, Err(error)) => return misconfigured(&error),
         };

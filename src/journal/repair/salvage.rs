@@ -146,6 +146,9 @@ impl Salvager<'_> {
         } else if position > self.last + 1 && self.found.last.is_some() {
             self.found.jumps.push((self.last, position));
         }
+        for loss in self.found.lost.iter_mut().rev().take_while(|loss| loss.before.is_none()) {
+            loss.before = Some(time);
+        }
         self.last = position;
         self.found.entries += 1;
         self.found.first.get_or_insert((position, time));

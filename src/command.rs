@@ -1,6 +1,8 @@
 //! What services ask for and what they hear: the commands that travel through the tower stacks, with one
 //! error family each for writes and reads.
 
+pub mod breakers;
+pub mod faults;
 pub mod operate;
 mod status;
 mod tasks;
@@ -243,6 +245,18 @@ pub enum ReadError {
     /// The server is going down.
     #[error("the server is draining")]
     Draining,
+    /// A breaker keeps reads from the store, which is not well.
+    #[error("reads are kept from the store, which is not well: its breaker for {operation} is {state}{}", if *.site { " for this site" } else { "" })]
+    BreakerOpen {
+        /// Which of the store's operations.
+        operation: &'static str,
+        /// The breaker's state.
+        state: &'static str,
+        /// Only for this site, or for all.
+        site: bool,
+        /// When to try again.
+        retry_after: Duration,
+    },
 }
 
 /// What became of a write that was deferred.

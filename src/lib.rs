@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 pub mod drill;
 pub mod fs;
+pub mod guard;
 pub mod incident;
 pub mod journal;
 pub mod kill_switch;

@@ -141,6 +141,22 @@ names! {
     gauge REBUILD_TOTAL = "steadfast_rebuild_total";
     /// Threads that hang in a store, also in one that is out of use.
     gauge STORE_HUNG_THREADS = "steadfast_store_hung_threads";
+    /// State of the store's breaker, by operation: 0 closed, 1 recovering, 2 half open, 3 open.
+    gauge BREAKER_STATE = "steadfast_breaker_state";
+    /// Sites whose own breaker is not closed, by operation.
+    gauge BREAKER_SITES_DISTURBED = "steadfast_breaker_sites_not_closed";
+    /// Breakers that opened, by operation, rule, and whether it was a site's or the store's.
+    counter BREAKER_TRIPS = "steadfast_breaker_trips_total";
+    /// Seconds during which the store's breaker was not closed, by operation.
+    counter BREAKER_DISTURBED_SECONDS = "steadfast_breaker_not_closed_seconds_total";
+    /// Calls kept from the store by a breaker, by operation; turns of the applier that had to wait count too.
+    counter BREAKER_REFUSED = "steadfast_breaker_refused_total";
+    /// Calls of the store that were judged, by operation: fast, or slow (failed ones included).
+    counter BREAKER_VERDICTS = "steadfast_breaker_verdicts_total";
+    /// Calls that have not come back from the store although they were given up, by operation.
+    gauge STORE_HUNG_CALLS = "steadfast_store_hung_calls";
+    /// Entries a second that may be applied at most; +Inf: no limit.
+    gauge REPLAY_PACE = "steadfast_replay_pace";
     /// Seconds that a flush of the store took.
     histogram STORE_FLUSH_SECONDS = "steadfast_store_flush_seconds";
     /// Writes answered as deferred: kept, and not applied yet.

@@ -16,7 +16,7 @@ use crate::model::{Entry, EventTime};
 use crate::sites::SiteState;
 
 pub use requests::{DoneId, RequestKey, Requests, Seen};
-pub use service::{Accept, AcceptOptions, ENTRY_OVERHEAD, Shared, Usage};
+pub use service::{Accept, AcceptOptions, ENTRY_OVERHEAD, LeftAlone, Shared, Usage};
 pub use sink::{BatchStamp, HotMemory, HotShare, JournalSink};
 pub use ticket::{End, Heard, Ticket, Verdict};
 

@@ -17,7 +17,7 @@ use crate::command::{Outcome, Receipt, Wait, WriteError, WriteRequest};
 use crate::journal::{Journal, Submission, SubmitReason};
 use crate::model::evaluate::unchanged;
 use crate::model::{
-    ChangeKind, Command, Entry, NodeId, Notes, Position, ProfileKey, Record, Refusal, codec, hash,
+    ChangeKind, Command, Entry, NodeId, Notes, Position, ProfileKey, Record, Refusal, Site, codec, hash,
 };
 use crate::read::ProfileCache;
 use crate::sites::{Lane, SiteState, Sites};
@@ -41,6 +41,9 @@ pub struct AcceptOptions {
     /// The configuration that entries are accepted under.
     pub stamp: BatchStamp,
 }
+
+/// Whether nothing of a site is applied at present, for whatever reason. Asked for each write.
+pub type LeftAlone = Arc<dyn Fn(&Site) -> bool + Send + Sync>;
 
 /// Waiting bytes over all sites.
 #[derive(Debug, Default)]
@@ -73,6 +76,8 @@ pub struct Shared {
     pub options: AcceptOptions,
     /// Waiting bytes that sites may have together while they are not being applied.
     pub stalled_quota: AtomicU64,
+    /// Whose lanes are left alone at present: to wait for the applier would be in vain.
+    pub left_alone: LeftAlone,
     /// Counts writes that needed no journal entry.
     pub without_journal: metrics::Counter,
     /// Set when the server goes down: nothing is accepted from then on.
@@ -221,11 +226,12 @@ impl Shared {
         let Prepared { request, site, user, notes, .. } = prepared;
         let now = self.clock.now();
         let ticket = Arc::new(Ticket::default());
+        let journaled = request.wait == Wait::Journaled || (self.left_alone)(&site.site);
         let mut waiting = Waiting {
-            heard: ticket.wait(request.wait == Wait::Journaled),
+            heard: ticket.wait(journaled),
             ticket,
             joined: false,
-            journaled: request.wait == Wait::Journaled,
+            journaled,
             conditional: request.write.if_version.is_some(),
             reply_at: std::time::Instant::now() + self.options.reply_after,
             deadline: request.deadline,
@@ -283,7 +289,7 @@ impl Shared {
             memory: self.hot.share(bytes),
         });
         let mut lane = site.lane.lock();
-        if conditional && lane.is_stalled() {
+        if conditional && (lane.is_stalled() || (self.left_alone)(&site.site)) {
             return Err(WriteError::ConditionNeedsStore { retry_after: Duration::from_secs(1) });
         }
         let site_bytes = lane.bytes() + site.refused_bytes.load(Ordering::Relaxed);

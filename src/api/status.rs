@@ -394,6 +394,16 @@ impl From<ReadError> for Failure {
                     .node_wide()
             }
             ReadError::Draining => Self::draining(),
+            // One site's trouble must not make clients leave the node.
+            ReadError::BreakerOpen { operation, state, site, retry_after } => {
+                let code = if site { Code::FailedPrecondition } else { Code::Unavailable };
+                let failure = Self::new(code, "BREAKER_OPEN", message)
+                    .with("operation", operation.to_owned())
+                    .with("state", state.to_owned())
+                    .with("scope", if site { "site" } else { "store" }.to_owned())
+                    .retry(retry_after);
+                if site { failure } else { failure.node_wide() }
+            }
         }
     }
 }

@@ -9,16 +9,23 @@ use tokio::sync::watch;
 
 use super::StartError;
 use crate::applier::{Gate, Progress};
+use crate::guard::Guard;
 use crate::metrics as names;
 use crate::model::LowWater;
 use crate::store::StoreError;
 use crate::store::generations::Generations;
 use crate::store::switch::StoreSwitch;
+use crate::store::watch::carrying;
+
+/// With so many bytes not flushed there is a flush in any case.
+const MUCH: u64 = 32 << 20;
 
 /// What a checkpoint works on.
 pub struct Checkpoints {
     /// The store.
     pub switch: Arc<StoreSwitch>,
+    /// Judges how long flushes take.
+    pub guard: Arc<Guard>,
     /// The applier's gate: while it is closed, how far the applier has come and how far the store has are two
     /// things.
     pub gate: Arc<Gate>,
@@ -72,11 +79,13 @@ impl Checkpoints {
         store.check_files().await?;
         // Before the flush: it writes out at least what has been committed by now.
         let low_water = self.progress.low_water();
-        if *noted == (number, low_water.clone()) {
+        // What waits longest may not move while much else is applied.
+        let much = store.unflushed_bytes() > MUCH;
+        if !much && *noted == (number, low_water.clone()) {
             return Ok(noted.clone());
         }
         let began = Instant::now();
-        let flushed = in_use.calls.flush().await?;
+        let flushed = carrying(Some(self.guard.flush_watch()), || in_use.calls.flush()).await?;
         metrics::histogram!(names::STORE_FLUSH_SECONDS).record(began.elapsed());
         self.generations.write_note(number, flushed, low_water.clone()).map_err(CheckpointError::Note)?;
         Ok((number, low_water))

@@ -11,18 +11,20 @@ use tokio::sync::watch;
 
 use super::StartError;
 use super::checkpoint::Checkpoints;
+use super::guarding::{Guarding, guard_options};
 use super::snapshots::{self, Snapshotter};
 use super::start::{
     journal_options, report, sled_options, start_applier, start_journal, take_up_snapshot, take_up_store,
 };
 use crate::accept::{Accept, AcceptOptions, BatchStamp, HotMemory, Pending, Requests, Shared, Usage};
 use crate::applier::replay::{Replay, Replayed};
-use crate::applier::{Applier, Gate, Progress, RefusedList};
+use crate::applier::{Applier, Gate, Permits, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::command::TaskSlot;
 use crate::config::Config;
 use crate::fs::{Fs, RealFs};
-use crate::incident::{Answers, IncidentOptions, IncidentThread, Incidents};
+use crate::guard::{Guard, GuardedStore};
+use crate::incident::{Answers, BreakerEvents, IncidentOptions, IncidentThread, Incidents};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::model::LowWater;
@@ -31,9 +33,9 @@ use crate::read::{EntrySource, ProfileCache, Read, ReadShared};
 use crate::rebuild::{Parts, Rebuilder, Rebuilds, Wrap};
 use crate::sites::{SiteState, Sites};
 use crate::snapshot::Snapshots;
+use crate::store::faulty::{Faults, FaultyStore};
 use crate::store::generations::{self, GenerationOptions, Generations};
 use crate::store::metered::{Metered, StoreMeters};
-use crate::store::service::StoreService;
 use crate::store::sled::SledStore;
 use crate::store::switch::{InUse, StoreSwitch};
 use crate::store::{Flushed, Store, WorkerHook};
@@ -68,10 +70,15 @@ pub struct Core {
     pub incidents: Incidents,
     ledger: Arc<Ledger>,
     pub(super) recording: Option<IncidentThread>,
+    /// What operators may do to the store, if the server was started for it.
+    pub faults: Option<Faults>,
+    /// The breakers around the store.
+    pub guard: Arc<Guard>,
     /// How far the applier has come.
     pub progress: Progress,
     /// Lanes with work go here.
     pub ready: UnboundedSender<Arc<SiteState>>,
+    pub(super) guarding: Option<Guarding>,
     pub(super) rebuilder: Rebuilder,
     pub(super) stop: watch::Sender<bool>,
     pub(super) threads: Vec<JoinHandle<()>>,
@@ -114,6 +121,9 @@ impl Core {
 
     /// As [`open_with`](Self::open_with), with a hook on the store's own threads too.
     pub fn open_layered(config: &Config, clock: Arc<dyn Clock>, layers: &Layers) -> Result<Self, StartError> {
+        let faults = config.server.fault_injection.then(Faults::default);
+        let injected = faults.clone().map(|faults| Arc::new(faults) as Arc<dyn WorkerHook>);
+        let hook = layers.hook.clone().or(injected);
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
         let snapshots_dir = config.snapshots.dir.clone();
         let opened = Journal::<Arc<Pending>>::open(
@@ -126,7 +136,7 @@ impl Core {
             note_dir: config.journal.dir.clone(),
             node: opened.node,
             journal_end: opened.end,
-            sled: sled_options(config, layers.hook.clone()),
+            sled: sled_options(config, hook),
         })?;
         report(&opened, found.distrust);
         if found.store.is_none() && opened.end == 0 && opened.reader.snapshot().is_none() {
@@ -182,9 +192,20 @@ impl Core {
         // Without a store it stays closed.
         let closed = (!trusted).then_some(closed);
         let meters = StoreMeters::new(Instant::now());
+        let guard = Guard::new(&guard_options(config), Arc::clone(&clock))?;
+        guard.events().attach(BreakerEvents(incidents.clone()));
         let wrap: Wrap = {
-            let (inner, meters) = (Arc::clone(&layers.wrap), meters.clone());
-            Arc::new(move |store| Arc::new(Metered::new(inner(store), meters.clone())))
+            let (inner, meters, guard) = (Arc::clone(&layers.wrap), meters.clone(), Arc::clone(&guard));
+            let faults = faults.clone();
+            Arc::new(move |store| {
+                let calls = inner(store);
+                let calls = match &faults {
+                    Some(faults) => Arc::new(FaultyStore::new(calls, faults.clone())),
+                    None => calls,
+                };
+                guard.store_replaced(calls.declaration());
+                Arc::new(Metered::new(calls, meters.clone()))
+            })
         };
         let number = generations.generation();
         let first = found.store.map(|store| {
@@ -208,17 +229,20 @@ impl Core {
             ledger: Arc::clone(&ledger),
             clock: Arc::clone(&clock),
             gate: Arc::clone(&gate),
+            permits: Arc::<Guard>::clone(&guard),
             turns: config.applier.outstanding as usize,
             turn_entries: config.applier.commit_entries as usize,
-            store: StoreService::new(Arc::clone(&switch) as Arc<dyn Store>),
+            store: GuardedStore::new(Arc::clone(&switch) as Arc<dyn Store>, Arc::clone(&guard)),
             last_turns: config.server.drain_timeout.0,
         };
+        let guarding = Guarding::start(&guard, &switch, &sites)?;
         let (stop, stopping) = watch::channel(false);
         let applier = start_applier(applier, ready, stopping.clone())?;
         let read = Arc::new(ReadShared::new(Arc::clone(&sites), Arc::clone(&cache), entries));
         let progress = Progress::new(Arc::clone(&sites), settled);
         let checkpoints = Checkpoints {
             switch: Arc::clone(&switch),
+            guard: Arc::clone(&guard),
             gate: Arc::clone(&gate),
             generations: Arc::clone(&generations),
             progress: progress.clone(),
@@ -261,6 +285,10 @@ impl Core {
                 site_quota: config.journal.site_quota.0,
                 stamp,
             },
+            left_alone: {
+                let guard = Arc::clone(&guard);
+                Arc::new(move |site| guard.left_alone(site).is_some())
+            },
             without_journal: metrics::counter!(crate::metrics::WRITES_WITHOUT_JOURNAL),
             stalled_quota: AtomicU64::new(super::operate::stalled_share(config.journal.total_quota.0)),
             draining: AtomicBool::new(false),
@@ -290,7 +318,10 @@ impl Core {
             generations,
             meters,
             ready: wake,
+            faults,
+            guard,
             progress,
+            guarding: Some(guarding),
             rebuilder,
             stop,
             threads: vec![applier, checkpoints],
@@ -298,13 +329,13 @@ impl Core {
     }
 
     /// The write stack.
-    pub fn writes(&self) -> Accept<StoreService> {
-        Accept::new(Arc::clone(&self.shared), self.store_service())
+    pub fn writes(&self) -> Accept<GuardedStore> {
+        Accept::new(Arc::clone(&self.shared), self.guarded())
     }
 
     /// The read stack.
-    pub fn reads(&self) -> Read<StoreService> {
-        Read::new(Arc::clone(&self.read), self.store_service())
+    pub fn reads(&self) -> Read<GuardedStore> {
+        Read::new(Arc::clone(&self.read), self.guarded())
     }
 
     /// `stack` with its answers counted: to be put around everything else.
@@ -312,8 +343,9 @@ impl Core {
         Answers::new(stack, Arc::clone(&self.ledger))
     }
 
-    fn store_service(&self) -> StoreService {
-        StoreService::new(Arc::clone(&self.switch) as Arc<dyn Store>)
+    /// The store behind its breakers.
+    pub fn guarded(&self) -> GuardedStore {
+        GuardedStore::new(Arc::clone(&self.switch) as Arc<dyn Store>, Arc::clone(&self.guard))
     }
 
     /// Accepts nothing more, writes out what was accepted, and closes the store. What waits is applied after
@@ -323,6 +355,7 @@ impl Core {
         self.snapshotter.stop(limit);
         let journal = self.shared.journal.close();
         self.stop.send_replace(true);
+        self.guarding = None;
         self.rebuilder.stop(limit);
         for thread in self.threads.drain(..) {
             let name = thread.thread().name().unwrap_or_default().to_owned();

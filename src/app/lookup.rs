@@ -10,13 +10,13 @@ use tower::Service;
 use super::Core;
 use crate::applier::RefusedList;
 use crate::command::{ExportPage, Lookup, LookupFuture, ProfileView, ReadError, ReadRequest, WriteState};
+use crate::guard::GuardedStore;
 use crate::journal::JournalReader;
 use crate::model::{NodeId, Position, ProfileKey, Site, User};
 use crate::read::{Read, of_store};
 use crate::sites::{SiteState, Sites};
-use crate::store::service::StoreService;
 use crate::store::switch::StoreSwitch;
-use crate::store::{AttributeInfo, RecordCursor, Store as _, StoredItem};
+use crate::store::{AttributeInfo, RecordCursor, StoredItem};
 
 /// How long an export waits for writes that were accepted before it, and how often it looks.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
@@ -28,13 +28,14 @@ pub struct NodeLookup {
     sites: Arc<Sites>,
     refused: Arc<RefusedList>,
     reader: JournalReader,
-    reads: Read<StoreService>,
+    reads: Read<GuardedStore>,
     store: Arc<StoreSwitch>,
+    scans: GuardedStore,
 }
 
 impl NodeLookup {
     /// Asks what `core` has; profiles through `reads`.
-    pub fn new(core: &Core, reads: Read<StoreService>) -> Self {
+    pub fn new(core: &Core, reads: Read<GuardedStore>) -> Self {
         Self {
             node: core.shared.node,
             sites: Arc::clone(&core.shared.sites),
@@ -42,6 +43,7 @@ impl NodeLookup {
             reader: core.shared.journal.reader(),
             reads,
             store: Arc::clone(&core.switch),
+            scans: core.guarded(),
         }
     }
 
@@ -91,13 +93,13 @@ impl Lookup for NodeLookup {
         }
         let begins = after.is_none().then(|| self.sites.get(&site)).flatten();
         let after = after.unwrap_or_else(|| RecordCursor::before_site(&site));
-        let store = Arc::clone(&self.store);
+        let scans = self.scans.clone();
         let mut reads = self.reads.clone();
         Box::pin(async move {
             if let Some(state) = begins {
                 caught_up(&state, deadline).await?;
             }
-            let scan = store.scan_records(Some(after), limit);
+            let scan = scans.scan_records(&site, Some(after), limit);
             let page = timeout_at(tokio::time::Instant::from_std(deadline), scan)
                 .await
                 .map_err(|_| ReadError::Deadline)?

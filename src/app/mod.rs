@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod core;
+mod guarding;
 mod lookup;
 mod operate;
 mod release;
@@ -61,6 +62,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// The breakers.
+    #[error(transparent)]
+    Breakers(#[from] crate::breaker::RegistryError),
     /// The store's generations.
     #[error(transparent)]
     Generations(#[from] crate::store::generations::OpenError),

@@ -51,6 +51,7 @@ impl Core {
             recording.stop();
         }
         let until = Instant::now() + CLOSE;
+        self.guarding = None;
         self.rebuilder.stop(CLOSE);
         let hung = || self.rebuilds.hung_threads() as u64;
         let ended = |threads: &[JoinHandle<()>]| threads.iter().all(JoinHandle::is_finished);

@@ -12,13 +12,13 @@ use super::StartError;
 use crate::accept::{BatchStamp, HotMemory, JournalSink, Pending, Requests};
 use crate::applier::{Applier, RefusedList};
 use crate::config::Config;
+use crate::guard::GuardedStore;
 use crate::journal::{BatchSettings, Journal, JournalOptions, JournalReader, Opened};
 use crate::ledger::Ledger;
 use crate::model::{EventTime, Site};
 use crate::sites::{SiteState, Sites};
 use crate::snapshot::{SnapshotError, SnapshotReader, Waiting};
 use crate::store::note::Distrust;
-use crate::store::service::StoreService;
 use crate::store::sled::{SledOptions, SledStore};
 use crate::store::{AttributeInfo, RefusedRecord, WorkerHook, generations};
 
@@ -151,7 +151,7 @@ pub(super) fn start_journal(
 }
 
 pub(super) fn start_applier(
-    applier: Applier<StoreService>,
+    applier: Applier<GuardedStore>,
     (again, ready): super::core::Ready,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {

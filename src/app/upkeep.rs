@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{Core, StartError};
 use crate::accept::Shared;
 use crate::applier::RefusedList;
+use crate::guard::Guard;
 use crate::incident::{Incidents, JournalWatch, ParkedWatch};
 use crate::journal::JournalState;
 use crate::metrics as names;
@@ -42,6 +43,7 @@ impl Upkeep {
             store: Arc::clone(&core.switch),
             rebuilds: core.rebuilds.clone(),
             incidents: core.incidents.clone(),
+            guard: Arc::clone(&core.guard),
         };
         let work = move || runtime.block_on(run(watched, health, say, stopping));
         let thread = std::thread::Builder::new()
@@ -79,6 +81,7 @@ struct Watched {
     store: Arc<StoreSwitch>,
     rebuilds: Rebuilds,
     incidents: Incidents,
+    guard: Arc<Guard>,
 }
 
 async fn run(
@@ -157,7 +160,8 @@ fn watch_parked(watched: &Watched, watch: &mut ParkedWatch) {
 }
 
 fn measure(watched: &Watched) {
-    let Watched { shared, refused, store, rebuilds, .. } = watched;
+    let Watched { shared, refused, store, rebuilds, guard, .. } = watched;
+    guard.measure(PERIOD * METRICS_EVERY);
     let usage = &shared.usage;
     gauge!(names::PENDING_BYTES).set(usage.pending.load(Ordering::Relaxed) as f64);
     gauge!(names::STALLED_BYTES).set(usage.stalled.load(Ordering::Relaxed) as f64);

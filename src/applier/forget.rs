@@ -10,7 +10,7 @@ use tower::Service;
 use super::{Running, stopped};
 use crate::model::Record;
 use crate::store::service::Load;
-use crate::store::{Committed, SiteCommit, StoreError};
+use crate::store::{Committed, SiteCommit, StoreError, StoreFuture};
 
 /// How often refused entries that have served are looked for, and how many go at once.
 const EVERY: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 10_000;
 impl<S> Running<S>
 where
     S: Service<Load, Response = Vec<Option<Arc<Record>>>, Error = StoreError>
-        + Service<SiteCommit, Response = Committed, Error = StoreError>
+        + Service<SiteCommit, Response = Committed, Error = StoreError, Future = StoreFuture<Committed>>
         + Clone
         + 'static,
 {
@@ -43,7 +43,7 @@ where
         for (site, positions) in self.applier.refused.outlived(before, AT_ONCE) {
             let Some(site) = self.applier.sites.get(&site) else { continue };
             let commit = SiteCommit { forget_refused: positions, ..SiteCommit::of(site.site.clone()) };
-            if let Err(error) = self.commit(&site, &commit).await {
+            if let Err(error) = self.commit(&site, &commit, None).await {
                 // They stay on the disk until the next start finds them again.
                 tracing::warn!(site = %site.site, %error, "old refused entries could not be forgotten");
             }

@@ -3,12 +3,15 @@
 //! One thread with a runtime of its own. Lanes with work stand in line; each gets a turn of a bounded
 //! number of entries, has at most one turn under way, and stands in line again if there is more: a site
 //! with a million entries delays no other. A turn fetches its entries, loads their records, evaluates
-//! them in order (those of one user together) and commits once.
+//! them in order (those of one user together) and commits once. Whoever may keep the store from being written
+//! to is asked before ([`Permits`]).
 
 pub(crate) mod batch;
 mod conclude;
 mod forget;
 mod gate;
+mod line;
+mod permits;
 mod progress;
 pub mod refused;
 pub mod replay;
@@ -22,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tower::Service;
 
 use crate::accept::{End, Requests, Usage};
@@ -32,9 +35,11 @@ use crate::model::Record;
 use crate::read::{EntrySource, ProfileCache};
 use crate::sites::{SiteState, Sites};
 use crate::store::service::Load;
-use crate::store::{Committed, SiteCommit, StoreError};
+use crate::store::{Committed, SiteCommit, StoreError, StoreFuture};
 
 pub use gate::{Closed, Gate};
+use line::{Kind, Line};
+pub use permits::{Leave, Permits, Wait};
 pub use progress::Progress;
 pub use refused::RefusedList;
 use trouble::Trouble;
@@ -59,6 +64,8 @@ pub struct Applier<S> {
     pub clock: Arc<dyn Clock>,
     /// What turns pass through on their way to the store.
     pub gate: Arc<Gate>,
+    /// Who may keep it from lanes.
+    pub permits: Arc<dyn Permits>,
     /// Turns under way at once, over all lanes.
     pub turns: usize,
     /// Entries that a lane may take in one turn.
@@ -75,6 +82,12 @@ struct Running<S> {
     troubles: RefCell<HashMap<u64, Trouble>>,
     /// Turns that were committed, over all lanes.
     successes: Cell<u64>,
+    /// Lanes that wait for a turn.
+    line: RefCell<Line<Arc<SiteState>>>,
+    /// The turns under way that count.
+    begun: RefCell<HashMap<u64, Kind>>,
+    /// A turn has ended.
+    freed: Notify,
     /// Which opening of the gate the troubles are of.
     opening: Cell<u64>,
     counters: Counters,
@@ -113,7 +126,7 @@ impl Counters {
 impl<S> Applier<S>
 where
     S: Service<Load, Response = Vec<Option<Arc<Record>>>, Error = StoreError>
-        + Service<SiteCommit, Response = Committed, Error = StoreError>
+        + Service<SiteCommit, Response = Committed, Error = StoreError, Future = StoreFuture<Committed>>
         + Clone
         + 'static,
 {
@@ -129,35 +142,31 @@ where
             troubles: RefCell::default(),
             successes: Cell::new(0),
             opening: Cell::new(self.gate.changes()),
+            line: RefCell::new(Line::new(self.turns)),
+            begun: RefCell::default(),
+            freed: Notify::new(),
             counters: Counters::new(),
             applier: self,
         });
         tokio::task::spawn_local(Rc::clone(&running).forget_outlived(stop.clone()));
-        let limit = running.applier.turns;
-        let turns = Arc::new(Semaphore::new(limit));
+        let stopping = stop.clone();
         loop {
-            let next = async {
-                let site = ready.recv().await?;
-                running.applier.gate.opened().await;
-                // All permits may be with turns that hang.
-                Some((site, Arc::clone(&turns).acquire_owned().await.ok()?))
-            };
             let next = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                next = next => next,
+                next = running.next(&mut ready, &again, &stopping) => next,
             };
-            let Some((site, permit)) = next else { break };
-            let (running, again, stop) = (Rc::clone(&running), again.clone(), stop.clone());
+            let Some((site, kind)) = next else { break };
+            running.begun.borrow_mut().insert(lane_id(&site), kind);
+            let (running, again, stop) = (Rc::clone(&running), again.clone(), stopping.clone());
             tokio::task::spawn_local(async move {
                 let pause = running.pass(&site).await;
-                drop(permit);
+                running.release(&site);
                 running.pause(site, pause, &again, stop).await;
             });
         }
-        // All turns have ended when all permits are back. A store that hangs must not keep us for ever.
-        let all = turns.acquire_many(limit as u32);
-        if tokio::time::timeout(running.applier.last_turns, all).await.is_err() {
+        // A store that hangs must not keep us for ever.
+        if tokio::time::timeout(running.applier.last_turns, running.all_ended()).await.is_err() {
             tracing::warn!(
                 "the store did not answer in time; what it has in hand is applied after the next start"
             );
@@ -168,10 +177,66 @@ where
 impl<S> Running<S>
 where
     S: Service<Load, Response = Vec<Option<Arc<Record>>>, Error = StoreError>
-        + Service<SiteCommit, Response = Committed, Error = StoreError>
+        + Service<SiteCommit, Response = Committed, Error = StoreError, Future = StoreFuture<Committed>>
         + Clone
         + 'static,
 {
+    /// The lane whose turn begins. Lanes that are to be left alone do not stand in line.
+    async fn next(
+        self: &Rc<Self>,
+        ready: &mut UnboundedReceiver<Arc<SiteState>>,
+        again: &UnboundedSender<Arc<SiteState>>,
+        stop: &watch::Receiver<bool>,
+    ) -> Option<(Arc<SiteState>, Kind)> {
+        loop {
+            while let Ok(site) = ready.try_recv() {
+                self.stand_in_line(site, again, stop);
+            }
+            self.applier.gate.opened().await;
+            let next = self.line.borrow_mut().next();
+            if next.is_some() {
+                return next;
+            }
+            tokio::select! {
+                site = ready.recv() => self.stand_in_line(site?, again, stop),
+                () = self.freed.notified() => {}
+            }
+        }
+    }
+
+    fn stand_in_line(
+        self: &Rc<Self>,
+        site: Arc<SiteState>,
+        again: &UnboundedSender<Arc<SiteState>>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        if let Some(time) = self.applier.permits.left_alone(&site.site) {
+            self.set_stalled(&site, true);
+            let (running, again, stop) = (Rc::clone(self), again.clone(), stop.clone());
+            tokio::task::spawn_local(async move {
+                running.pause(site, Pause::For(time), &again, stop).await;
+            });
+            return;
+        }
+        let backlog = site.lane.lock().waiting() > self.applier.turn_entries;
+        let kind = if backlog { Kind::Backlog } else { Kind::Fresh };
+        self.line.borrow_mut().push(site, kind);
+    }
+
+    /// The turn has ended, or hangs: others may have its place.
+    fn release(&self, site: &Arc<SiteState>) {
+        if let Some(kind) = self.begun.borrow_mut().remove(&lane_id(site)) {
+            self.line.borrow_mut().done(kind);
+            self.freed.notify_one();
+        }
+    }
+
+    async fn all_ended(&self) {
+        while self.line.borrow().running() > 0 {
+            self.freed.notified().await;
+        }
+    }
+
     /// A turn, if the gate is open.
     async fn pass(&self, site: &Arc<SiteState>) -> Pause {
         let gate = &self.applier.gate;
@@ -214,6 +279,10 @@ where
     }
 }
 
+fn lane_id(site: &Arc<SiteState>) -> u64 {
+    Arc::as_ptr(site) as u64
+}
+
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a stop too.
     drop(stop.wait_for(|stop| *stop).await);
@@ -225,7 +294,7 @@ enum Pause {
     Idle,
     /// At once.
     None,
-    /// After a while: something failed.
+    /// After a while: something failed, or it is to be left alone.
     For(Duration),
     /// When something becomes durable, and after a while: some users failed and must wait their time.
     IdleUntil(Duration),

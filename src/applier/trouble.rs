@@ -49,6 +49,11 @@ impl Trouble {
         self.users.get(&user).is_some_and(|suspect| now < suspect.due)
     }
 
+    /// Whether `user` failed lately, however long ago.
+    pub fn is_suspect(&self, user: u64) -> bool {
+        self.users.contains_key(&user)
+    }
+
     /// Whether the time of a user that was held back has come since this was asked last: the lane, which has
     /// passed over its entries, must look at them again.
     pub fn has_become_due(&mut self, now: Instant) -> bool {

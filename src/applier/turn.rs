@@ -9,12 +9,16 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::trouble::Trouble;
-use super::{Pause, Running, batch};
+use super::{Leave, Pause, Running, Wait, batch, lane_id};
 use crate::model::{Command, ProfileKey, Record, User};
 use crate::read::{EntrySource, Stamped};
 use crate::sites::{EntryRef, SiteState};
 use crate::store::service::Load;
-use crate::store::{Committed, Purpose, SiteCommit, StoreError};
+use crate::store::watch::{BoxedWatch, carrying};
+use crate::store::{Committed, Purpose, SiteCommit, StoreError, StoreFuture};
+
+/// A lane asks again after at most so long what was refused.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// A commit that takes longer counts as one that is not getting through, for quotas and conditions.
 const SLOW_COMMIT: Duration = Duration::from_secs(1);
@@ -22,33 +26,25 @@ const SLOW_COMMIT: Duration = Duration::from_secs(1);
 impl<S> Running<S>
 where
     S: Service<Load, Response = Vec<Option<Arc<Record>>>, Error = StoreError>
-        + Service<SiteCommit, Response = Committed, Error = StoreError>
+        + Service<SiteCommit, Response = Committed, Error = StoreError, Future = StoreFuture<Committed>>
         + Clone
         + 'static,
 {
     /// Takes what the lane has for one turn and applies it, unless the gate is closed meanwhile.
     pub(super) async fn turn(&self, site: &Arc<SiteState>) -> Pause {
         let lane_id = lane_id(site);
-        let taken = {
-            let mut troubles = self.troubles.borrow_mut();
-            let mut trouble = troubles.get_mut(&lane_id);
-            let now = Instant::now();
-            let due = trouble.as_mut().is_some_and(|trouble| trouble.has_become_due(now));
-            let trouble = trouble.as_deref();
-            let mut lane = site.lane.lock();
-            if due {
-                lane.look_again();
-            }
-            lane.take(self.applier.turn_entries, trouble.is_some_and(Trouble::one_user), |user| {
-                trouble.is_some_and(|trouble| trouble.holds_back(user, now))
-            })
+        let waiting = site.lane.lock().waiting();
+        let leave = match self.applier.permits.ask(&site.site, waiting, self.applier.turn_entries) {
+            Ok(leave) => leave,
+            Err(wait) => return self.left_alone(site, wait),
         };
+        let taken = self.take(site, lane_id, &leave);
         if taken.is_empty() {
             return self.when_empty(lane_id);
         }
         let applied = tokio::select! {
             biased;
-            applied = self.apply(site, &taken) => applied,
+            applied = self.apply(site, &taken, leave.watch) => applied,
             () = self.applier.gate.closed() => {
                 Self::abandon(site, &taken);
                 return Pause::None;
@@ -60,7 +56,11 @@ where
                 Pause::None
             }
             Ok(failing) => self.failed(site, lane_id, &failing, "evaluate panicked"),
-            Err(error) => {
+            Err(TurnError::Withheld(again)) => {
+                site.lane.lock().put_back(taken.iter().map(|entry| entry.position));
+                self.left_alone(site, Wait { again, left_alone: true })
+            }
+            Err(TurnError::Failed(error)) => {
                 let mut users: Vec<u64> = taken.iter().map(|entry| entry.user).collect();
                 users.sort_unstable();
                 users.dedup();
@@ -70,6 +70,39 @@ where
                 self.failed(site, lane_id, &users, &error)
             }
         }
+    }
+
+    /// What the lane has for a turn.
+    fn take(&self, site: &SiteState, lane_id: u64, leave: &Leave) -> Vec<EntryRef> {
+        let mut troubles = self.troubles.borrow_mut();
+        let mut trouble = troubles.get_mut(&lane_id);
+        let now = Instant::now();
+        let due = trouble.as_mut().is_some_and(|trouble| trouble.has_become_due(now));
+        let trouble = trouble.as_deref();
+        let one_user = trouble.is_some_and(Trouble::one_user);
+        let mut lane = site.lane.lock();
+        if due {
+            lane.look_again();
+        }
+        if let Some(trouble) = trouble.filter(|_| leave.probe) {
+            // Whether the store is well is not asked of the users on whom it failed, unless there are no others.
+            let taken = lane.take(leave.entries, one_user, |user| trouble.is_suspect(user));
+            lane.look_again();
+            if !taken.is_empty() {
+                return taken;
+            }
+        }
+        lane.take(leave.entries, one_user, |user| {
+            trouble.is_some_and(|trouble| trouble.holds_back(user, now))
+        })
+    }
+
+    /// The lane gets no turn now.
+    fn left_alone(&self, site: &SiteState, wait: Wait) -> Pause {
+        if wait.left_alone {
+            self.set_stalled(site, true);
+        }
+        Pause::For(wait.again)
     }
 
     /// Whatever the store makes of the turn is not known, and nobody will hear of it: its entries wait again.
@@ -132,7 +165,7 @@ where
         Pause::For(pause)
     }
 
-    fn set_stalled(&self, site: &SiteState, stalled: bool) {
+    pub(super) fn set_stalled(&self, site: &SiteState, stalled: bool) {
         let mut lane = site.lane.lock();
         if lane.set_stalled(stalled) {
             let usage = &self.applier.usage.stalled;
@@ -145,18 +178,22 @@ where
     }
 
     /// Applies what was taken. Answers the users on whom `evaluate` panicked; their entries wait again.
-    async fn apply(&self, site: &Arc<SiteState>, taken: &[EntryRef]) -> Result<Vec<u64>, String> {
+    async fn apply(
+        &self,
+        site: &Arc<SiteState>,
+        taken: &[EntryRef],
+        watch: Option<BoxedWatch>,
+    ) -> Result<Vec<u64>, TurnError> {
         let applier = &self.applier;
-        let entries = fetch(&applier.entries, taken).await?;
-        let records = self.load(site, &entries).await.map_err(|error| error.to_string())?;
+        let entries = fetch(&applier.entries, taken).await.map_err(TurnError::Failed)?;
+        let records = self.load(site, &entries).await?;
         let turn = batch::turn(site, &entries, records, &applier.refused);
         if !turn.is_settled() {
-            self.commit(site, &turn.commit).await.map_err(|error| {
+            self.commit(site, &turn.commit, watch).await.inspect_err(|_| {
                 for put in &turn.commit.profiles {
                     let key = ProfileKey::new(site.site.clone(), put.user.clone());
                     applier.cache.forget(key.hash64(), &key);
                 }
-                error.to_string()
             })?;
             self.successes.set(self.successes.get() + 1);
         }
@@ -193,14 +230,21 @@ where
         Ok(records)
     }
 
-    pub(super) async fn commit(&self, site: &Arc<SiteState>, commit: &SiteCommit) -> Result<(), StoreError> {
-        let call = self.applier.store.clone().call(commit.clone());
+    /// Commits, with the leave that the turn was given.
+    pub(super) async fn commit(
+        &self,
+        site: &Arc<SiteState>,
+        commit: &SiteCommit,
+        watch: Option<BoxedWatch>,
+    ) -> Result<(), StoreError> {
+        let call = carrying(watch, || self.applier.store.clone().call(commit.clone()));
         tokio::pin!(call);
         tokio::select! {
             biased;
             done = &mut call => done?,
             () = tokio::time::sleep(SLOW_COMMIT) => {
                 self.set_stalled(site, true);
+                self.release(site);
                 let done = call.await;
                 if done.is_ok() {
                     self.set_stalled(site, false);
@@ -232,8 +276,21 @@ where
     }
 }
 
-fn lane_id(site: &Arc<SiteState>) -> u64 {
-    Arc::as_ptr(site) as u64
+/// Why a turn came to nothing.
+enum TurnError {
+    /// It was kept from the store; to be tried again after a while.
+    Withheld(Duration),
+    /// It failed.
+    Failed(String),
+}
+
+impl From<StoreError> for TurnError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Withheld { retry_after, .. } => Self::Withheld(retry_after.min(LONGEST_WAIT)),
+            error => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 async fn fetch(source: &EntrySource, taken: &[EntryRef]) -> Result<Vec<Stamped>, String> {

@@ -89,6 +89,10 @@ pub struct Detector {
     late: u64,
     /// Calls of earlier generations that were in flight when theirs ended.
     written_off: u64,
+    /// Calls that are still out, but with a backend that has been replaced.
+    forgiven: u64,
+    /// Verdicts since the beginning: fast, slow or bad.
+    judged: (u64, u64),
 }
 
 impl Detector {
@@ -105,6 +109,8 @@ impl Detector {
             gone_at: now,
             late: 0,
             written_off: 0,
+            forgiven: 0,
+            judged: (0, 0),
         }
     }
 
@@ -125,8 +131,25 @@ impl Detector {
 
     /// Calls of earlier generations that have not come back.
     pub fn hung(&self, window: &Window) -> u64 {
+        self.out(window).saturating_sub(self.forgiven)
+    }
+
+    fn out(&self, window: &Window) -> u64 {
         let (outdated, returned) = window.written_off();
         (self.written_off + outdated).saturating_sub(returned)
+    }
+
+    /// Verdicts since the beginning: fast, slow or bad.
+    pub fn judged(&self) -> (u64, u64) {
+        self.judged
+    }
+
+    /// The backend has been replaced: what is still out is with the old one, and says nothing of the new. When
+    /// such a call comes back later, it hides one that hangs in the new backend from [`hung`](Self::hung); that
+    /// costs one probe that expires.
+    pub fn forgive(&mut self, now: Duration, window: &Window, passes: bool) {
+        self.next_generation(now, window, passes);
+        self.forgiven = self.out(window);
     }
 
     /// Judges what has happened up to `now` (a clock that never goes back). `None`: the running bucket is
@@ -175,6 +198,10 @@ impl Detector {
             self.last_end = now;
         }
         self.ages.in_flight(finding.oldest, finding.slow);
+        self.judged.0 += finding.fast;
+        self.judged.1 += finding.slow;
+        // Those that came back need no forgiving.
+        self.forgiven = self.forgiven.min(self.out(window));
         if self.cusum.update(now, passed, finding.fast, finding.slow) {
             finding.alarm = Some(Alarm::Slowness);
         }

@@ -88,6 +88,11 @@ impl SlowStart {
         pace == Pace::Auto && self.rate > UNLIMITED
     }
 
+    /// How many entries a turn should have, so that one turn does not use up what many could share.
+    pub fn turn(&self, pace: Pace) -> u32 {
+        (self.rate(pace) / 10.0).max(1.0) as u32
+    }
+
     /// Takes the turn of `entries`, if it may pass. A large turn passes whole and is paid for afterwards.
     pub fn take(&mut self, entries: u32, pace: Pace) -> Result<(), Duration> {
         if pace != Pace::Paused && self.tokens > 0.0 {

@@ -245,6 +245,18 @@ impl Registry {
         Ok(())
     }
 
+    /// The backend has been replaced. Calls that hang in the old one keep no breaker open, and one that is Open
+    /// may be probed at once.
+    pub fn backend_replaced(&self) {
+        let _turn = self.turn.lock();
+        for operation in self.operations.read().values() {
+            operation.root.renew(true);
+            for child in operation.children() {
+                child.renew(operation.root.passes());
+            }
+        }
+    }
+
     /// Lets a backlog in gradually although nothing was wrong (a hold was released): Closed -> Recovering.
     pub fn slow_start(&self, scope: &ScopeHandle) {
         self.change(scope, |scope, parent_passes, _, events| scope.slow_start(parent_passes, events));
@@ -258,6 +270,12 @@ impl Registry {
             None => Some(ScopeHandle::new(operation.root)),
             Some(site) => operation.sites.get(site).map(|scope| ScopeHandle::new(scope)),
         }
+    }
+
+    /// One breaker as of the last tick.
+    pub fn status_of(&self, scope: &ScopeHandle) -> ScopeStatus {
+        let real = self.turn.lock().real;
+        scope.status(real)
     }
 
     /// All breakers as of the last tick, operations first. From memory alone.

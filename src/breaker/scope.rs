@@ -61,6 +61,14 @@ pub struct ScopeStatus {
     pub backlog: Option<u64>,
     /// Calls refused since it exists.
     pub refused: u64,
+    /// How long it has been in this state, by the age clock.
+    pub for_so_long: Duration,
+    /// How often it tripped since it exists.
+    pub trips: u64,
+    /// Why it tripped last, and what was known then.
+    pub tripped_by: Option<(Rule, Evidence)>,
+    /// Verdicts since it exists: fast, slow or bad.
+    pub judged: (u64, u64),
     /// Score, counts and ages.
     pub evidence: Evidence,
 }
@@ -90,6 +98,9 @@ struct Core {
     finding: Finding,
     active_at: Duration,
     tripped_at: Option<Duration>,
+    changed_at: Duration,
+    trips: u64,
+    tripped_by: Option<(Rule, Evidence)>,
 }
 
 /// What one scope's tick tells its parent.
@@ -131,6 +142,9 @@ impl Core {
             finding: Finding::default(),
             active_at: now,
             tripped_at: None,
+            changed_at: now,
+            trips: 0,
+            tripped_by: None,
         }
     }
 
@@ -168,8 +182,11 @@ impl Core {
         match decision {
             Decision::WouldTrip(rule) => Event::WouldTrip { scope, rule, at, evidence },
             Decision::Change { from, to, rule } => {
+                self.changed_at = at;
                 if to == Phase::Open {
                     self.tripped_at = Some(at);
+                    self.trips += 1;
+                    self.tripped_by = Some((rule, evidence));
                 }
                 let passes = self.machine.passes() && parent_passes;
                 // From Recovering to Closed, and into a slow start that was asked for, calls in flight stay
@@ -411,6 +428,17 @@ impl Scope {
         true
     }
 
+    /// The backend has been replaced: calls that hang in the old one, and its flush, keep nothing closed up.
+    pub fn renew(&self, parent_passes: bool) {
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        let passes = core.machine.passes() && parent_passes;
+        core.detector.forgive(core.now, &self.window, passes);
+        core.finding = Finding::default();
+        core.flush = FlushRule::default();
+        core.machine.renew();
+    }
+
     fn backlog(&self) -> Option<u64> {
         Some(self.backlog.load(Ordering::Relaxed)).filter(|&entries| entries != UNKNOWN)
     }
@@ -429,6 +457,10 @@ impl Scope {
             share: core.machine.share(),
             backlog: self.backlog(),
             refused: self.refused.load(Ordering::Relaxed),
+            for_so_long: core.now.saturating_sub(core.changed_at),
+            trips: core.trips,
+            tripped_by: core.tripped_by,
+            judged: core.detector.judged(),
             evidence: core.evidence(&self.window, None),
         }
     }
@@ -468,6 +500,26 @@ impl ScopeHandle {
     #[inline]
     pub fn admit(&self, role: Role, weight: u32) -> Result<CallToken, Refused> {
         self.0.admit(role, weight)
+    }
+
+    /// A token for a call that another scope has admitted, so that it is judged here too: by the threads of a
+    /// backend, for example, when its sites have scopes of their own. Costs nothing of this scope's rate.
+    pub fn follow(&self) -> CallToken {
+        CallToken::new(self.0, self.0.window.gate().generation())
+    }
+
+    /// How many entries a turn should have now; `None`: as many as it likes.
+    pub fn turn(&self) -> Option<u32> {
+        let of = |scope: &Scope| {
+            if scope.window.gate().passes() { None } else { scope.core.lock().machine.turn() }
+        };
+        let (own, parents) = (of(self.0), self.0.parent.and_then(of));
+        own.into_iter().chain(parents).min()
+    }
+
+    /// This scope at a glance; `real` as in the last tick.
+    pub fn status(&self, real: Duration) -> ScopeStatus {
+        self.0.status(real)
     }
 
     /// Its name.

@@ -19,6 +19,9 @@ use super::settings::Settings;
 /// After so long in Closed the next trip counts as the first again, in units of `open_max`.
 const FORGIVEN_AFTER: u32 = 2;
 
+/// Entries of a turn that probes.
+const PROBE_ENTRIES: u32 = 16;
+
 /// On whose behalf a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -142,6 +145,16 @@ impl Machine {
     pub fn rate(&self) -> Option<f64> {
         match &self.state {
             State::SlowStart(start) => Some(start.rate(self.pace)),
+            _ => None,
+        }
+    }
+
+    /// How many entries a turn should have now; `None`: as many as it likes.
+    pub fn turn(&self) -> Option<u32> {
+        match &self.state {
+            State::SlowStart(start) => Some(start.turn(self.pace)),
+            // A probe should not be slow because it is large.
+            State::HalfOpen { .. } => Some(PROBE_ENTRIES),
             _ => None,
         }
     }
@@ -339,6 +352,14 @@ impl Machine {
             return None;
         }
         Some(self.change(State::Closed { since: self.now }, Rule::ParentTripped))
+    }
+
+    /// The backend has been replaced: whatever time was to be waited for the old one, the new one may be probed.
+    pub fn renew(&mut self) {
+        self.attempt = 0;
+        if let State::Open { until } = &mut self.state {
+            *until = self.now;
+        }
     }
 
     /// Lets a backlog in gradually although nothing was wrong: Closed -> Recovering.

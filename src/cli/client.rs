@@ -8,8 +8,8 @@ use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::failure::CliError;
 use super::{
-    attribute, attributes, completions, delete, export, get, get_write, identify, import, incidents, output,
-    quota, refused, snapshot, status, store,
+    attribute, attributes, breaker, completions, delete, export, fault, get, get_write, identify, import,
+    incidents, output, quota, refused, snapshot, status, store,
 };
 
 /// The commands for people and scripts that use a server.
@@ -69,6 +69,12 @@ pub enum ClientCommand {
     Snapshot(snapshot::SnapshotArgs),
     /// Look after a running server's store.
     Store(store::StoreArgs),
+    /// Force a breaker of the store open or closed, make it only observe, or give it back to itself.
+    Breaker(breaker::BreakerArgs),
+    /// Set or pause the rate at which waiting entries are applied, until the server restarts.
+    Pace(breaker::PaceArgs),
+    /// Inject faults into the store of a server that was started with --fault-injection, or end them.
+    Fault(fault::FaultArgs),
     /// Set how much of the journal a site, or all together, may use, until the server restarts.
     Quota(quota::QuotaArgs),
     /// Let an attribute of a site take changes or ignore them, be indexed or not.
@@ -128,6 +134,9 @@ impl ClientCommand {
             Self::Watch(args) => args.operator.json,
             Self::Snapshot(args) => args.operator.json,
             Self::Store(args) => args.json(),
+            Self::Breaker(args) => args.operator.json,
+            Self::Pace(args) => args.operator.json,
+            Self::Fault(args) => args.json(),
             Self::Quota(args) => args.operator.json,
             Self::Attribute(args) => args.operator.json,
             Self::Incidents(args) => args.operator.json,
@@ -150,6 +159,9 @@ impl ClientCommand {
             Self::Watch(args) => status::watch(&args).await,
             Self::Snapshot(args) => snapshot::run(&args).await,
             Self::Store(args) => store::run(&args).await,
+            Self::Breaker(args) => breaker::run(&args).await,
+            Self::Pace(args) => breaker::pace(&args).await,
+            Self::Fault(args) => fault::run(&args).await,
             Self::Quota(args) => quota::run(&args).await,
             Self::Attribute(args) => attribute::run(&args).await,
             Self::Incidents(args) => incidents::list(&args).await,

@@ -30,6 +30,9 @@ pub struct ConfigOptions {
     /// Let other machines reach the operations listener, without a token
     #[arg(long)]
     pub insecure_operations: bool,
+    /// Let operators inject faults into the store, for a game day
+    #[arg(long)]
+    pub fault_injection: bool,
     /// error, warn, info, debug, trace, or a filter such as `info,steadfast::journal=debug`
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -66,6 +69,8 @@ impl ConfigOptions {
         flag("--operations-listen", "server.operations_listen", operations);
         let insecure = self.insecure_operations.then(|| "true".to_owned());
         flag("--insecure-operations", "server.insecure_operations", insecure);
+        let injection = self.fault_injection.then(|| "true".to_owned());
+        flag("--fault-injection", "server.fault_injection", injection);
         flag("--log-level", "log.level", self.log_level.clone());
         for (key, value) in &self.set {
             flag("--set", key, Some(value.clone()));

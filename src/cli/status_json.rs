@@ -72,7 +72,7 @@ pub fn status_json(status: &NodeStatus) -> Json {
         "sites_with_pending": status.sites_with_pending, "sites_known": status.sites_known,
         "store": store, "rebuild": status.rebuild.as_ref().map(rebuild_json),
         "snapshot": status.snapshot.as_ref().map(snapshot_json),
-        "breakers": status.breakers.len(), "holds": status.holds.iter().map(hold_json).collect::<Vec<_>>(),
+        "breakers": status.breakers.iter().map(super::breaker::breaker_json).collect::<Vec<_>>(), "holds": status.holds.iter().map(hold_json).collect::<Vec<_>>(),
         "incidents": status.incidents.iter().map(|incident| incident.number).collect::<Vec<_>>(),
         "faults": status.faults.iter().map(|fault| fault.id.clone()).collect::<Vec<_>>(),
         "restart": restart,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::breakers::{BreakerStatus, PaceStatus};
 use super::{RebuildProgress, SnapshotProgress};
 use crate::model::{EventTime, NodeId, Site};
 
@@ -61,6 +62,8 @@ pub struct NodeStatus {
     pub rebuild: Option<RebuildProgress>,
     /// Snapshots.
     pub snapshot: SnapshotProgress,
+    /// The breakers of the store, and those of sites that are not closed.
+    pub breakers: Vec<BreakerStatus>,
     /// What a restart would mean.
     pub restart: RestartAdvice,
     /// Data connections.
@@ -176,6 +179,8 @@ pub struct BacklogStatus {
     pub parked: u64,
     /// Entries on the list of refused ones.
     pub refused: u64,
+    /// The pace that an operator set; none: automatic.
+    pub pace: Option<PaceStatus>,
 }
 
 /// One site.

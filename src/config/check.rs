@@ -131,6 +131,27 @@ fn rest(config: &Config, found: &mut Faults) {
     found.within("requests.capacity", &config.requests.capacity, &1_000, &100_000_000);
     found.within("applier.outstanding", &config.applier.outstanding, &1, &4_096);
     found.within("applier.commit_entries", &config.applier.commit_entries, &1, &10_000);
+    breaker(config, found);
     let filter = config.log.level.parse::<tracing_subscriber::filter::EnvFilter>();
     found.that(filter.is_ok(), "log.level", "is not a level or filter");
+}
+
+fn breaker(config: &Config, found: &mut Faults) {
+    let b = &config.breaker;
+    // A call is judged in steps of 25 ms.
+    found.span("breaker.slow_after", b.slow_after, 25, 30_000);
+    found.span("breaker.stall_after", b.stall_after, 25, 60_000);
+    found.span("breaker.query_slow_after", b.query_slow_after, 25, 30_000);
+    found.span("breaker.query_stall_after", b.query_stall_after, 25, 60_000);
+    found.span("breaker.open_first", b.open_first, 25, 3_600_000);
+    found.span("breaker.open_longest", b.open_longest, 25, 3_600_000);
+    found.within("breaker.probes", &b.probes, &1, &1_000);
+    found.bytes("breaker.unflushed_limit", b.unflushed_limit, MIB, TIB);
+    found.that(b.slow_after <= b.stall_after, "breaker.stall_after", "is less than breaker.slow_after");
+    found.that(
+        b.query_slow_after <= b.query_stall_after,
+        "breaker.query_stall_after",
+        "is less than breaker.query_slow_after",
+    );
+    found.that(b.open_first <= b.open_longest, "breaker.open_longest", "is less than breaker.open_first");
 }

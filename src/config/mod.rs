@@ -54,6 +54,8 @@ section! {
         applier: Applier = Applier::default(),
         /// What operators and incidents leave behind.
         control: Control = Control::default(),
+        /// The breaker around the store.
+        breaker: Breaker = Breaker::default(),
         /// What is logged.
         log: Log = Log::default(),
     }
@@ -66,6 +68,8 @@ section! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)),
         /// Where operators and monitoring call.
         operations_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50052)),
+        /// Whether operators may inject faults into the store, for a game day.
+        fault_injection: bool = false,
         /// Whether the operations listener may be reached from other machines without a token.
         insecure_operations: bool = false,
         /// Who may call the operations listener: a file of lines `name:token`; empty: whoever reaches it.
@@ -230,6 +234,28 @@ section! {
     Control {
         /// Where it is; by default `control` under `data_dir`. Not under the store's directory.
         dir: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
+    /// The breaker around the store. Recovery and the evidence for partial slowness have no settings.
+    Breaker {
+        /// A call of the store of this age is slow.
+        slow_after: Span = millis(250),
+        /// A call of this age, while none ends, opens the breaker at once.
+        stall_after: Span = millis(750),
+        /// The same as `slow_after` for queries and exports.
+        query_slow_after: Span = seconds(1),
+        /// The same as `stall_after` for queries and exports.
+        query_stall_after: Span = seconds(3),
+        /// How long the breaker stays open the first time; doubles each time in a row.
+        open_first: Span = seconds(1),
+        /// How long it stays open at most.
+        open_longest: Span = seconds(30),
+        /// Fast probes after which load is let back in.
+        probes: u32 = 5,
+        /// Nothing is applied while more than this is in the store and not flushed.
+        unflushed_limit: ByteSize = ByteSize(256 << 20),
     }
 }
 

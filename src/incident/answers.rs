@@ -92,6 +92,7 @@ fn read_reason(error: &ReadError) -> &'static str {
         ReadError::Deadline => "deadline",
         ReadError::Behind { .. } => "behind",
         ReadError::Rebuilding { .. } => "rebuilding",
+        ReadError::BreakerOpen { .. } => "breaker",
         ReadError::Draining => "draining",
     }
 }

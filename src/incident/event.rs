@@ -25,7 +25,8 @@ impl Operation {
     /// The operation of this name, as breakers and status call it.
     pub fn named(name: &str) -> Option<Self> {
         match name {
-            "apply" => Some(Self::Apply),
+            // The applier's loads have a breaker of their own.
+            "apply" | "apply_load" => Some(Self::Apply),
             "load" => Some(Self::Load),
             "query" => Some(Self::Query),
             _ => None,

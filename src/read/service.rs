@@ -185,6 +185,9 @@ pub fn of_store(error: StoreError) -> ReadError {
         StoreError::Rebuilding { done, total } => ReadError::Rebuilding { done, total },
         StoreError::Busy => ReadError::Overloaded,
         StoreError::Closed => ReadError::Draining,
+        StoreError::Withheld { operation, state, site, retry_after } => {
+            ReadError::BreakerOpen { operation, state, site, retry_after }
+        }
         other => ReadError::Store(other.to_string()),
     }
 }

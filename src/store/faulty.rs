@@ -5,13 +5,16 @@
 //! so a backend behaves that isolates sites. On the **thread** of the backend (it asks its
 //! [`WorkerHook`]) a call that hangs holds up all that wait behind it: so an embedded backend behaves.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
+use super::watch::{BoxedWatch, carrying, take};
 use super::{
     Call, Committed, Declaration, Flushed, IndexPage, IndexScan, Operation, Purpose, RecordCursor,
     RecordPage, RefusedRecord, SiteCommit, Store, StoreError, StoreFuture, WorkerHook,
@@ -101,12 +104,14 @@ pub struct Faults(Arc<Board>);
 #[derive(Default)]
 struct Board {
     active: Mutex<Vec<Arc<Active>>>,
+    last_id: AtomicU64,
     // How many calls wait in a fault right now.
     waiting: watch::Sender<usize>,
 }
 
 /// A fault that strikes.
 struct Active {
+    id: u64,
     fault: Fault,
     fitted: AtomicU64,
     struck: AtomicU64,
@@ -117,9 +122,11 @@ struct Active {
 }
 
 impl Faults {
-    /// Adds a fault.
-    pub fn add(&self, fault: Fault) {
+    /// Adds a fault; answers its number.
+    pub fn add(&self, fault: Fault) -> u64 {
+        let id = self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         self.0.active.lock().push(Arc::new(Active {
+            id,
             fault,
             fitted: AtomicU64::new(0),
             struck: AtomicU64::new(0),
@@ -127,15 +134,31 @@ impl Faults {
             lock: Mutex::new(false),
             opened: Condvar::new(),
         }));
+        id
     }
 
     /// Takes all faults away; calls that wait go on.
     pub fn clear(&self) {
         for active in self.0.active.lock().drain(..) {
-            active.gate.send_replace(true);
-            *active.lock.lock() = true;
-            active.opened.notify_all();
+            active.end();
         }
+    }
+
+    /// Takes one fault away; answers how many calls it had struck.
+    pub fn clear_one(&self, id: u64) -> Option<u64> {
+        let mut active = self.0.active.lock();
+        let at = active.iter().position(|active| active.id == id)?;
+        let ended = active.remove(at);
+        drop(active);
+        ended.end();
+        Some(ended.struck.load(Ordering::Relaxed))
+    }
+
+    /// How many calls one of the present faults has struck.
+    pub fn struck_by(&self, id: u64) -> Option<u64> {
+        let active = self.0.active.lock();
+        let found = active.iter().find(|active| active.id == id)?;
+        Some(found.struck.load(Ordering::Relaxed))
     }
 
     /// How many calls the present faults have struck.
@@ -184,6 +207,13 @@ impl About<'_> {
 }
 
 impl Active {
+    /// Lets go on what waits in it.
+    fn end(&self) {
+        self.gate.send_replace(true);
+        *self.lock.lock() = true;
+        self.opened.notify_all();
+    }
+
     fn strikes(&self, level: FaultLevel, operation: Operation, about: &About<'_>) -> bool {
         let fault = &self.fault;
         let wanted = match &*fault.operations {
@@ -242,6 +272,21 @@ impl Struck {
         Ok(())
     }
 
+    /// Strikes a watched call; one that goes on gets its watch back. A panic is an error of this call, as on
+    /// the threads of a backend.
+    async fn happen_to(&self, watch: Option<BoxedWatch>) -> Result<Option<BoxedWatch>, StoreError> {
+        let happened = AssertUnwindSafe(self.happen()).catch_unwind().await;
+        match happened.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref()))) {
+            Ok(()) => Ok(watch),
+            Err(error) => {
+                if let Some(mut watch) = watch {
+                    watch.ended(Some(&error));
+                }
+                Err(error)
+            }
+        }
+    }
+
     fn happen_blocking(&self) -> Result<(), StoreError> {
         let mut open = self.active.lock.lock();
         match &self.active.fault.kind {
@@ -272,12 +317,12 @@ impl WorkerHook for Faults {
 
 /// A store whose calls meet the faults of a [`Faults`]. The backend has to be given the same handle as its
 /// [`WorkerHook`] for those on its threads.
-pub struct FaultyStore<S> {
+pub struct FaultyStore<S: ?Sized> {
     inner: Arc<S>,
     faults: Faults,
 }
 
-impl<S: Store> FaultyStore<S> {
+impl<S: Store + ?Sized> FaultyStore<S> {
     /// `inner` with `faults`.
     pub fn new(inner: Arc<S>, faults: Faults) -> Self {
         Self { inner, faults }
@@ -295,20 +340,28 @@ impl<S: Store> FaultyStore<S> {
             return call(&self.inner);
         }
         let inner = Arc::clone(&self.inner);
+        let mut watch = take();
+        if let Some(watch) = &mut watch {
+            watch.reached();
+        }
         Box::pin(async move {
             if let Some(struck) = before {
-                struck.happen().await?;
+                watch = struck.happen_to(watch).await?;
             }
+            let Some(struck) = after else {
+                return carrying(watch, || call(&inner)).await;
+            };
+            // The fault comes after the answer: until then the call has not ended for who watches it.
             let answer = call(&inner).await;
-            if let Some(struck) = after {
-                struck.happen().await?;
+            if let Some(mut watch) = struck.happen_to(watch).await? {
+                watch.ended(answer.as_ref().err());
             }
             answer
         })
     }
 }
 
-impl<S: Store> Store for FaultyStore<S> {
+impl<S: Store + ?Sized> Store for FaultyStore<S> {
     fn declaration(&self) -> Declaration {
         Declaration { isolates_sites: true, ..self.inner.declaration() }
     }

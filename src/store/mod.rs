@@ -15,6 +15,7 @@ pub mod note;
 pub mod service;
 pub mod sled;
 pub mod switch;
+pub mod watch;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -347,6 +348,18 @@ pub enum StoreError {
     /// The store has been closed.
     #[error("store: closed")]
     Closed,
+    /// The call was kept from the store, because a breaker says that it is not well.
+    #[error("the breaker of {operation} is {state} {}", if *.site { "for this site" } else { "for the whole store" })]
+    Withheld {
+        /// Which of the store's operations.
+        operation: &'static str,
+        /// What keeps it: `open`, `half open` or `recovering`.
+        state: &'static str,
+        /// Only for the site of the call, or for all.
+        site: bool,
+        /// When to try again.
+        retry_after: std::time::Duration,
+    },
 }
 
 impl StoreError {

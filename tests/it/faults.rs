@@ -60,6 +60,9 @@ fn open(dir: &tempfile::TempDir, reply_after: Duration) -> Node {
     config.journal.segment.0 = 4 << 20;
     config.writes.reply_after.0 = reply_after;
     config.server.drain_timeout.0 = Duration::from_millis(100);
+    // Nothing trips, however long a busy machine takes: this is about the applier.
+    config.breaker.slow_after.0 = LONG / 2;
+    config.breaker.stall_after.0 = LONG;
     let (faults, commits) = (Faults::default(), Arc::default());
     let (wanted, seen) = (faults.clone(), Arc::clone(&commits));
     let wrap = move |store| -> Arc<dyn Store> {

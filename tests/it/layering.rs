@@ -47,6 +47,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "api",
         &["model", "command", "proto", "clock", "metrics", "meter", "store", "incident", "ledger", "breaker"],
     ),
+    // What the breaker means to this store, its applier and its operators.
+    ("guard", &["model", "command", "breaker", "store", "applier", "clock", "metrics"]),
     ("serve", &["api", "command", "config", "metrics", "proto"]),
     // A snapshot holds records, and the request ids that acceptance knows as done.
     ("snapshot", &["model", "store", "journal", "fs", "accept", "sites", "command", "clock", "metrics"]),

@@ -7,11 +7,13 @@
 )]
 
 mod agree;
+mod breaker;
 #[allow(dead_code, reason = "shared with the trials on disks, which use the rest")]
 mod clients;
 mod crash;
 mod damage;
 mod faults;
+mod game_day;
 mod hostile;
 mod layering;
 mod listeners;

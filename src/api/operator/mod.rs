@@ -2,7 +2,9 @@
 //! so that operators are answered whatever the store does. One file a group of methods.
 
 mod attributes;
+mod breakers;
 mod failures;
+mod faults;
 pub mod fields;
 mod incidents;
 mod process;
@@ -18,6 +20,8 @@ use tonic::{Request, Response, Status};
 use super::decode::Decoder;
 use super::service::take;
 use super::status::Failure;
+use crate::command::breakers::Breakers;
+use crate::command::faults::FaultDesk;
 use crate::command::operate::{
     AttributeStates, HandOvers, Quotas, RebuildTasks, RefusedDesk, SnapshotTasks, StatusSource,
 };
@@ -39,6 +43,10 @@ pub struct Handles {
     pub rebuilds: Option<Arc<dyn RebuildTasks>>,
     /// `SetAttributeState`.
     pub attributes: Option<Arc<dyn AttributeStates>>,
+    /// `OverrideBreaker`, `SetReplayPace`.
+    pub breakers: Option<Arc<dyn Breakers>>,
+    /// `InjectFault`, `ClearFaults`.
+    pub faults: Option<Arc<dyn FaultDesk>>,
     /// `ListRefused`, `ResolveRefused`.
     pub refused: Option<Arc<dyn RefusedDesk>>,
     /// `ListIncidents`, `GetIncident`.
@@ -112,6 +120,7 @@ impl operator_service_server::OperatorService for Operators {
         let source = given(self.handles.status.as_ref(), "GetStatus")?;
         let mut status = status::encode(&source.status(&query));
         status.incidents = incidents::open(self.handles.incidents.as_ref());
+        status.faults = faults::in_force(self.handles.faults.as_ref());
         Ok(Response::new(proto::GetStatusResponse { status: Some(status) }))
     }
 
@@ -125,16 +134,18 @@ impl operator_service_server::OperatorService for Operators {
 
     async fn override_breaker(
         &self,
-        _: Request<proto::OverrideBreakerRequest>,
+        request: Request<proto::OverrideBreakerRequest>,
     ) -> Answer<proto::OverrideBreakerResponse> {
-        Err(Failure::not_supported("OverrideBreaker").into())
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.order_breaker(take(request).0, &caller)?))
     }
 
     async fn set_replay_pace(
         &self,
-        _: Request<proto::SetReplayPaceRequest>,
+        request: Request<proto::SetReplayPaceRequest>,
     ) -> Answer<proto::SetReplayPaceResponse> {
-        Err(Failure::not_supported("SetReplayPace").into())
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.replay_pace(take(request).0, &caller)?))
     }
 
     async fn set_quota(&self, request: Request<proto::SetQuotaRequest>) -> Answer<proto::SetQuotaResponse> {
@@ -204,15 +215,15 @@ impl operator_service_server::OperatorService for Operators {
 
     async fn inject_fault(
         &self,
-        _: Request<proto::InjectFaultRequest>,
+        request: Request<proto::InjectFaultRequest>,
     ) -> Answer<proto::InjectFaultResponse> {
-        Err(Failure::not_supported("InjectFault").into())
+        Ok(Response::new(self.inject(take(request).0)?))
     }
 
     async fn clear_faults(
         &self,
-        _: Request<proto::ClearFaultsRequest>,
+        request: Request<proto::ClearFaultsRequest>,
     ) -> Answer<proto::ClearFaultsResponse> {
-        Err(Failure::not_supported("ClearFaults").into())
+        Ok(Response::new(self.clear(&take(request).0)?))
     }
 }

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::fields::{duration, page_size};
 use super::tasks::{rebuild_status, snapshot_status};
-use super::{Operators, given};
+use super::{Operators, breakers, given};
 use crate::api::call::Call;
 use crate::api::encode::{event_time, span};
 use crate::api::status::Failure;
@@ -48,9 +48,9 @@ impl Operators {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let source = Arc::clone(given(self.handles.status.as_ref(), "WatchStatus")?);
         let (closing, until) = (call.closing.clone(), call.given.then_some(call.deadline));
-        let incidents = self.handles.incidents.clone();
-        let state = (ticks, source, incidents, query, closing, until);
-        Ok(Box::pin(unfold(state, async |(mut ticks, source, incidents, query, mut closing, until)| {
+        let (incidents, faults) = (self.handles.incidents.clone(), self.handles.faults.clone());
+        let state = (ticks, source, (incidents, faults), query, closing, until);
+        Ok(Box::pin(unfold(state, async |(mut ticks, source, more, query, mut closing, until)| {
             let ended = async {
                 match until {
                     Some(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
@@ -64,9 +64,10 @@ impl Operators {
                 _ = ticks.tick() => {}
             }
             let mut status = encode(&source.status(&query));
-            status.incidents = super::incidents::open(incidents.as_ref());
+            status.incidents = super::incidents::open(more.0.as_ref());
+            status.faults = super::faults::in_force(more.1.as_ref());
             let answer = Ok(proto::WatchStatusResponse { status: Some(status) });
-            Some((answer, (ticks, source, incidents, query, closing, until)))
+            Some((answer, (ticks, source, more, query, closing, until)))
         })))
     }
 }
@@ -95,7 +96,7 @@ pub(super) fn encode(status: &NodeStatus) -> proto::NodeStatus {
         store: Some(store(&status.store)),
         rebuild: status.rebuild.as_ref().map(rebuild_status),
         snapshot: Some(snapshot_status(&status.snapshot)),
-        breakers: Vec::new(),
+        breakers: status.breakers.iter().map(breakers::breaker_status).collect(),
         holds: Vec::new(),
         incidents: Vec::new(),
         faults: Vec::new(),
@@ -150,7 +151,7 @@ fn journal(told: &command::JournalStatus) -> proto::JournalStatus {
     }
 }
 
-fn backlog(told: &command::BacklogStatus) -> proto::BacklogStatus {
+pub(super) fn backlog(told: &command::BacklogStatus) -> proto::BacklogStatus {
     let state = match told.state {
         BacklogState::None => proto::BacklogState::None,
         BacklogState::CatchingUp => proto::BacklogState::CatchingUp,
@@ -165,7 +166,7 @@ fn backlog(told: &command::BacklogStatus) -> proto::BacklogStatus {
         applied_per_second: told.applied_per_second,
         accepted_per_second: told.accepted_per_second,
         time_to_catch_up: told.time_to_catch_up.map(span),
-        pace: None,
+        pace: told.pace.as_ref().map(breakers::replay_pace),
         parked: told.parked,
         refused: told.refused,
     }

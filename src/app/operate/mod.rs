@@ -2,6 +2,7 @@
 //! thread that samples what the status tells of the recent past.
 
 mod attributes;
+mod faults;
 mod history;
 mod process;
 mod quotas;
@@ -20,6 +21,7 @@ use self::quotas::QuotaDesk;
 use self::refused::Refusals;
 use super::{Core, StartError};
 use crate::api::operator::Handles;
+use crate::command::faults::FaultDesk;
 use crate::store::Store;
 
 pub use process::HandOverCall;
@@ -43,8 +45,10 @@ impl Operate {
         let quotas = (around.total_quota, around.segment);
         let watch = Arc::new(watch::Watch::new(core, around, Instant::now()));
         let (desk, hand_overs) = process::Desk::new(core.shared.node);
+        let injected = core.faults.clone().map(faults::Desk::new);
         let handles = Handles {
             hand_over: Some(Arc::new(desk)),
+            faults: injected.clone().map(|desk| Arc::new(desk) as Arc<dyn FaultDesk>),
             status: Some(Arc::<watch::Watch>::clone(&watch)),
             snapshots,
             rebuilds,
@@ -61,6 +65,7 @@ impl Operate {
                 store: Arc::clone(&core.switch) as Arc<dyn Store>,
                 ready: core.ready.clone(),
             })),
+            breakers: Some(Arc::<crate::guard::Guard>::clone(&core.guard)),
             ..Handles::default()
         };
         let (stop, stopping) = channel::channel(false);
@@ -70,7 +75,7 @@ impl Operate {
             .map_err(StartError::Thread)?;
         let sampler = std::thread::Builder::new()
             .name("sf-status".to_owned())
-            .spawn(move || runtime.block_on(sample(watch, stopping)))
+            .spawn(move || runtime.block_on(sample(watch, injected, stopping)))
             .map_err(StartError::Thread)?;
         Ok((Self { stop, sampler: Some(sampler), hand_overs }, handles))
     }
@@ -95,14 +100,20 @@ impl Operate {
     }
 }
 
-async fn sample(watch: Arc<watch::Watch>, mut stopping: channel::Receiver<bool>) {
+async fn sample(watch: Arc<watch::Watch>, desk: Option<faults::Desk>, mut stopping: channel::Receiver<bool>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => return,
-            _ = ticks.tick() => watch.sample(Instant::now()),
+            _ = ticks.tick() => {
+                let now = Instant::now();
+                watch.sample(now);
+                if let Some(desk) = &desk {
+                    desk.expire(now);
+                }
+            }
         }
     }
 }

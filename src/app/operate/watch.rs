@@ -11,16 +11,20 @@ use super::store_view;
 use crate::accept::Shared;
 use crate::api::Meters;
 use crate::app::Core;
-use crate::applier::RefusedList;
+use crate::applier::{Permits as _, RefusedList};
+use crate::command::breakers::{
+    BreakerOperation, BreakerScope, BreakerState, BreakerStatus, Breakers as _, Pace, PaceStatus,
+};
 use crate::command::operate::{RebuildTasks, SnapshotTasks, StatusSource};
 use crate::command::{
     BacklogState, BacklogStatus, JournalHealth, JournalStatus, NodeStatus, OperationKind, OperationStatus,
     QuotaStatus, RestartAdvice, ServingState, SiteStatus, SnapshotProgress, StatusQuery, StoreHealth,
     StoreStatus, TaskState,
 };
+use crate::guard::{self, Guard};
 use crate::journal::JournalState;
 use crate::meter::{Meter, Recent, WINDOW};
-use crate::model::EventTime;
+use crate::model::{EventTime, Site};
 use crate::rebuild::Rebuilds;
 use crate::serve::{Health, Node};
 use crate::sites::SiteState;
@@ -29,6 +33,9 @@ use crate::store::switch::StoreSwitch;
 
 /// Entries that wait no longer than this are under way.
 const USUAL_WAIT: Duration = Duration::from_secs(1);
+
+/// Breakers of a status.
+const BREAKERS: usize = 100;
 
 /// Lines of `why`.
 const WHY: usize = 20;
@@ -39,6 +46,7 @@ pub struct Watch {
     refused: Arc<RefusedList>,
     store: Arc<StoreSwitch>,
     hung: Rebuilds,
+    guard: Arc<Guard>,
     index_limit: u64,
     connections: Arc<Node>,
     health: Health,
@@ -88,6 +96,7 @@ impl Watch {
             refused: Arc::clone(&core.refused),
             store: Arc::clone(&core.switch),
             hung: core.rebuilds.clone(),
+            guard: Arc::clone(&core.guard),
             index_limit: around.index_limit,
             connections: around.connections,
             health: around.health,
@@ -201,6 +210,10 @@ impl Watch {
         let active = lanes.entries - lanes.parked.min(lanes.entries);
         let state = if active == 0 || oldest_age.is_none_or(|age| age < USUAL_WAIT) {
             BacklogState::None
+        } else if self.guard.is_open(guard::Operation::Apply)
+            || self.pace(None).is_some_and(|set| set.pace == Pace::Paused)
+        {
+            BacklogState::Waiting
         } else if applied > accepted {
             BacklogState::CatchingUp
         } else {
@@ -218,7 +231,17 @@ impl Watch {
                 .then(|| Duration::from_secs_f64(left.min(3.2e8))),
             parked: lanes.parked,
             refused: self.refused.listed() as u64,
+            pace: self.pace(None),
         }
+    }
+
+    /// The pace that an operator set for a site, or for all.
+    fn pace(&self, site: Option<&Site>) -> Option<PaceStatus> {
+        Some(self.guard.pace(site)).filter(|set| set.pace != Pace::Automatic)
+    }
+
+    fn paused(&self, site: &Site) -> bool {
+        [None, Some(site)].into_iter().any(|site| self.guard.pace(site).pace == Pace::Paused)
     }
 
     fn age(&self, history: &History, position: u64) -> Duration {
@@ -243,7 +266,10 @@ impl Watch {
             (true, true) => BacklogState::Waiting,
             (true, false) => BacklogState::CatchingUp,
         };
+        let left_alone = entries > parked && self.guard.left_alone(&site.site).is_some();
         let waiting_for = match (stalled, parked) {
+            _ if left_alone && self.paused(&site.site) => "an operator: the applier is paused".to_owned(),
+            _ if left_alone => "the store: its apply breaker is open".to_owned(),
             (true, _) => "the store, which does not take its commits".to_owned(),
             (false, 0) => String::new(),
             (false, parked) => format!("an operator: {parked} entries are parked"),
@@ -257,6 +283,7 @@ impl Watch {
                 oldest_age,
                 parked,
                 refused: self.refused.listed_of(&site.site),
+                pace: self.pace(Some(&site.site)),
                 ..BacklogStatus::default()
             },
             quota: QuotaStatus {
@@ -304,6 +331,7 @@ impl StatusSource for Watch {
             store,
             rebuild,
             snapshot: self.snapshot(),
+            breakers: self.guard.breakers(BREAKERS),
             restart,
             connections: self.connections.connections() as u64,
             connections_limit: self.connections.max_connections() as u64,
@@ -356,7 +384,7 @@ impl Watch {
         if status.journal.health == JournalHealth::Full {
             why.push("the journal is full: new writes are refused".to_owned());
         }
-        let store = &status.store;
+        let (store, backlog) = (&status.store, &status.backlog);
         match store.health {
             StoreHealth::Rebuilding => why.push("the store is being filled from the journal".to_owned()),
             StoreHealth::Failed => why.push(format!("the store failed: {}", store.last_error)),
@@ -365,16 +393,23 @@ impl Watch {
         if store.hung_threads > 0 {
             why.push(format!("{} threads hang inside the store", store.hung_threads));
         }
+        why.extend(status.breakers.iter().filter(|b| b.state != BreakerState::Closed).map(told));
+        if let Some(pace) = &backlog.pace {
+            why.push(match pace.pace {
+                Pace::Paused => format!("the applier is paused by {}: {}", pace.owner, pace.reason),
+                _ => format!("the pace of the applier is set by {}: {}", pace.owner, pace.reason),
+            });
+        }
         let running = |rebuild: &crate::command::RebuildProgress| rebuild.state == TaskState::Running;
         if status.rebuild.as_ref().is_some_and(running) {
             why.push("the store is being rebuilt".to_owned());
         }
-        let backlog = &status.backlog;
         match backlog.state {
             BacklogState::CatchingUp => why.push(format!("catching up: {} entries wait", backlog.entries)),
-            BacklogState::NotCatchingUp | BacklogState::Waiting => {
+            BacklogState::NotCatchingUp => {
                 why.push(format!("NOT catching up: {} entries wait", backlog.entries));
             }
+            BacklogState::Waiting => why.push(format!("{} entries wait", backlog.entries)),
             BacklogState::None => {}
         }
         if backlog.parked > 0 {
@@ -395,6 +430,28 @@ impl Watch {
         why.truncate(WHY);
         status.why = why;
     }
+}
+
+/// A breaker that is not closed, in words.
+fn told(breaker: &BreakerStatus) -> String {
+    let BreakerScope { operation, site } = &breaker.scope;
+    let whose = site.as_ref().map_or_else(|| "the store".to_owned(), |site| format!("site {site}"));
+    let state = match breaker.state {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "trying the store",
+        BreakerState::Recovering => "letting load back in",
+    };
+    let means = match (breaker.state, operation) {
+        (BreakerState::Recovering | BreakerState::Closed, _) => "",
+        (_, BreakerOperation::Apply) => ": writes are deferred",
+        (_, BreakerOperation::Load) => ": only cached profiles are served",
+        (_, BreakerOperation::Query) => ": queries are refused",
+    };
+    let by = breaker.ordered.as_ref().map_or_else(String::new, |ordered| {
+        format!(" (by {}: {})", ordered.order.owner, ordered.order.reason)
+    });
+    format!("the {} breaker of {whose} is {state}{by}{means}", operation.as_str())
 }
 
 /// What a start would have to do: read the entries of the last minutes for their request ids and those that

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounde
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
+use crate::store::watch;
 use crate::store::{Call, StoreError, StoreFuture, WorkerHook};
 
 /// How often a thread that waits for room looks whether the pool has been closed.
@@ -68,6 +69,13 @@ impl Pool {
         call: Call,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<T> {
+        if self.queue.read().as_ref().is_some_and(Sender::is_full)
+            && let Some(mut watch) = watch::take()
+        {
+            // A job that does not get into the queue takes its watch along into nothing.
+            watch.began();
+            watch.ended(Some(&StoreError::Busy));
+        }
         let (job, answer) = self.job(call, work);
         let sent = match &*self.queue.read() {
             Some(queue) => queue.try_send(job).map_err(|e| match e {
@@ -107,12 +115,17 @@ impl Pool {
     ) -> (Job, Answer<T>) {
         let (answer, answered) = oneshot::channel();
         let (hook, epoch) = (self.hook.clone(), self.epoch);
+        // It stays with the job, whoever still wants the answer.
+        let mut watch = watch::take();
         let job: Job = Box::new(move |slot| {
             if call.operation.only_reads() && answer.is_closed() {
                 return;
             }
             let since = || u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1;
             slot.call.store(since(), Ordering::Release);
+            if let Some(watch) = &mut watch {
+                watch.began();
+            }
             // State touched by a call that panics stays usable: each profile is all or nothing, and
             // the mark is written last.
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -124,7 +137,11 @@ impl Pool {
             }));
             slot.inside.store(0, Ordering::Release);
             slot.call.store(0, Ordering::Release);
-            let _ = answer.send(result.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref()))));
+            let result = result.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())));
+            if let Some(watch) = &mut watch {
+                watch.ended(result.as_ref().err());
+            }
+            let _ = answer.send(result);
         });
         (job, Answer(answered))
     }

@@ -1,0 +1,288 @@
+//! The guard around a store that fails on demand; the breakers' time is moved by hand.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tower::Service as _;
+
+use super::*;
+use crate::applier::{Permits as _, Wait};
+use crate::breaker::{BUCKET, Phase};
+use crate::clock::ManualClock;
+use crate::command::breakers::{
+    BreakerMode, BreakerOperation, BreakerOrder, BreakerRefused, BreakerState, Breakers as _, Pace,
+    PaceStatus,
+};
+use crate::model::{EventTime, NodeId, ProfileKey, User};
+use crate::store::faulty::{Fault, FaultKind, FaultLevel, Faults, FaultyStore};
+use crate::store::service::Load;
+use crate::store::sled::{SledOptions, SledStore};
+use crate::store::{self, SiteCommit, Store, StoreError, StoreFuture};
+
+struct Bench {
+    guard: Arc<Guard>,
+    store: GuardedStore,
+    faults: Faults,
+    now: Duration,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// `isolates`: faults strike at the await too, and each site has breakers of its own.
+    fn new(isolates: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        let options =
+            SledOptions { hook: Some(Arc::new(faults.clone())), queue: 4, ..SledOptions::default() };
+        let sled = Arc::new(SledStore::open(dir.path(), NodeId(1), &options).unwrap());
+        let store: Arc<dyn Store> =
+            if isolates { Arc::new(FaultyStore::new(sled, faults.clone())) } else { sled };
+        let options =
+            GuardOptions { isolates_sites: store.declaration().isolates_sites, ..GuardOptions::default() };
+        let guard = Guard::new(&options, Arc::new(ManualClock::new(EventTime::MIN))).unwrap();
+        let store = GuardedStore::new(store, Arc::clone(&guard));
+        let mut bench = Self { guard, store, faults, now: Duration::ZERO, _dir: dir };
+        bench.tick();
+        bench
+    }
+
+    fn tick(&mut self) {
+        self.now += BUCKET;
+        self.guard.tick(self.now, self.now);
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.tick();
+        }
+    }
+
+    fn phase(&self, operation: Operation, site: Option<&str>) -> Phase {
+        let site = site.map(Site::new);
+        self.guard.scope(operation, site.as_ref()).phase()
+    }
+
+    fn get(&mut self, site: &str) -> StoreFuture<Vec<Option<Arc<crate::model::Record>>>> {
+        let keys = vec![ProfileKey::new(Site::new(site), User::new("u"))];
+        self.store.call(Load { purpose: Purpose::Get, keys })
+    }
+
+    fn commit(&mut self, site: &str) -> StoreFuture<store::Committed> {
+        self.store.call(SiteCommit::of(Site::new(site)))
+    }
+
+    fn order(&self, scope: BreakerScope, mode: BreakerMode) -> Result<BreakerState, BreakerRefused> {
+        let order = BreakerOrder {
+            scope,
+            mode,
+            reason: "drill".into(),
+            owner: "ops".into(),
+            ticket: String::new(),
+            lasts: None,
+        };
+        self.guard.order(order).map(|(status, _)| status.state)
+    }
+}
+
+fn hang(operation: store::Operation, level: FaultLevel) -> Fault {
+    Fault::new(FaultKind::Hang, level).on(operation)
+}
+
+fn poll<T>(future: &mut StoreFuture<T>) -> Poll<Result<T, StoreError>> {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[tokio::test]
+async fn a_thread_that_hangs_trips_although_its_caller_is_gone_and_only_its_own_operation() {
+    let mut bench = Bench::new(false);
+    bench.faults.add(hang(store::Operation::Load(Purpose::Get), FaultLevel::Thread));
+    let hung = bench.get("s");
+    bench.faults.until_waiting(1).await;
+    drop(hung);
+    bench.run(ms(800));
+    assert_eq!(bench.phase(Operation::Load, None), Phase::Open);
+    let refused = bench.get("s");
+    let mut refused = refused;
+    let Poll::Ready(Err(StoreError::Withheld { site: false, operation: "load", state: "open", .. })) =
+        poll(&mut refused)
+    else {
+        panic!("refused at once")
+    };
+    assert!(bench.commit("s").await.is_ok());
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::Closed);
+    bench.faults.clear();
+}
+
+#[tokio::test]
+async fn what_hangs_at_the_await_is_its_sites_own() {
+    let mut bench = Bench::new(true);
+    bench.faults.add(hang(store::Operation::Commit, FaultLevel::Call).of_site(Site::new("sick")));
+    let mut hung = bench.commit("sick");
+    assert!(poll(&mut hung).is_pending());
+    for _ in 0..400 {
+        for n in 0..9 {
+            assert!(bench.commit(&format!("well-{n}")).await.is_ok());
+        }
+        bench.tick();
+    }
+    assert_eq!(bench.phase(Operation::Apply, Some("sick")), Phase::Open);
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::Closed);
+    assert!(bench.guard.left_alone(&Site::new("sick")).is_some());
+    assert!(bench.guard.left_alone(&Site::new("well-1")).is_none());
+    assert!(matches!(
+        bench.commit("sick").await,
+        Err(StoreError::Withheld { site: true, operation: "apply", .. })
+    ));
+    bench.faults.clear();
+    assert!(hung.await.is_ok());
+}
+
+#[tokio::test]
+async fn a_writer_thread_that_hangs_is_everybodys_also_where_sites_have_breakers() {
+    let mut bench = Bench::new(true);
+    bench.faults.add(hang(store::Operation::Commit, FaultLevel::Thread));
+    let _hung = bench.commit("a");
+    let _queued = bench.commit("b");
+    bench.faults.until_waiting(1).await;
+    bench.run(ms(850));
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::Open);
+    for site in ["a", "b", "never-seen"] {
+        assert!(bench.guard.left_alone(&Site::new(site)).is_some());
+        assert!(bench.guard.ask(&Site::new(site), 1, 256).is_err());
+    }
+    assert!(bench.get("a").await.is_ok(), "reads go on");
+    bench.faults.clear();
+}
+
+#[tokio::test]
+async fn a_full_queue_counts_against_the_store() {
+    let mut bench = Bench::new(false);
+    bench.faults.add(hang(store::Operation::Commit, FaultLevel::Thread));
+    let mut futures = vec![bench.commit("s")];
+    bench.faults.until_waiting(1).await;
+    let mut busy = 0;
+    while bench.phase(Operation::Apply, None) == Phase::Closed && busy < 100 {
+        let mut future = bench.commit("s");
+        match poll(&mut future) {
+            Poll::Pending => futures.push(future),
+            Poll::Ready(answer) => {
+                assert_eq!(answer, Err(StoreError::Busy));
+                busy += 1;
+            }
+        }
+        if busy % 4 == 3 {
+            bench.tick();
+        }
+    }
+    assert!((5..100).contains(&busy), "{busy}");
+    bench.faults.clear();
+}
+
+#[tokio::test]
+async fn one_user_on_whom_the_store_fails_does_not_trip_its_site() {
+    let mut bench = Bench::new(true);
+    let failed = FaultKind::Error(StoreError::Io("as the test asks for".into()));
+    for _ in 0..5 {
+        bench.faults.add(Fault::new(failed.clone(), FaultLevel::Call).on(store::Operation::Commit));
+        assert!(bench.commit("s").await.is_err());
+        bench.faults.clear();
+        assert!(bench.commit("s").await.is_ok());
+        bench.run(ms(100));
+    }
+    bench.run(ms(1_000));
+    assert_eq!(bench.phase(Operation::Apply, Some("s")), Phase::Closed);
+}
+
+#[tokio::test]
+async fn a_new_store_is_not_judged_by_what_hangs_in_the_old_one() {
+    let mut bench = Bench::new(false);
+    bench.faults.add(hang(store::Operation::Commit, FaultLevel::Thread));
+    let _hung = bench.commit("s");
+    bench.faults.until_waiting(1).await;
+    bench.run(ms(60_000));
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::Open, "no probe while the writer hangs");
+    bench.guard.store_replaced(bench.store.store.declaration());
+    bench.tick();
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::HalfOpen);
+    bench.faults.clear();
+}
+
+#[tokio::test]
+async fn a_flush_that_hangs_stops_the_applier() {
+    let mut bench = Bench::new(false);
+    bench.faults.add(hang(store::Operation::Flush, FaultLevel::Thread));
+    let store = Arc::clone(&bench.store.store);
+    let _hung = store::watch::carrying(Some(bench.guard.flush_watch()), || store.flush());
+    bench.faults.until_waiting(1).await;
+    bench.run(ms(5_000));
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::Closed);
+    bench.run(ms(100));
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::Open);
+    assert_eq!(bench.phase(Operation::Load, None), Phase::Closed);
+    bench.faults.clear();
+}
+
+#[tokio::test]
+async fn too_much_that_is_not_flushed_pauses_the_applier_without_a_trip() {
+    let bench = Bench::new(false);
+    let site = Site::new("s");
+    let unflushed = Arc::new(AtomicU64::new((256 << 20) + 1));
+    let told = Arc::clone(&unflushed);
+    bench.guard.watch_unflushed(move || told.load(Ordering::Relaxed));
+    assert!(matches!(bench.guard.ask(&site, 1, 256), Err(Wait { left_alone: false, .. })));
+    unflushed.store(0, Ordering::Relaxed);
+    assert!(bench.guard.ask(&site, 1, 256).is_ok());
+}
+
+#[tokio::test]
+async fn recovering_turns_are_small_and_grow() {
+    let mut bench = Bench::new(false);
+    bench.guard.resume_slowly(None);
+    let site = Site::new("s");
+    let mut applied = 0;
+    let mut largest = 0;
+    for _ in 0..120 {
+        while let Ok(leave) = bench.guard.ask(&site, 1_000_000, 256) {
+            largest = largest.max(leave.entries);
+            applied += leave.entries;
+        }
+        bench.tick();
+    }
+    // 100, 200, 400, ... entries a second, for half a second each: 3,150 in three seconds.
+    assert!((2_800..3_800).contains(&applied), "{applied}");
+    assert!((200..=256).contains(&largest), "{largest}");
+    assert!(bench.guard.left_alone(&site).is_none(), "slowly, but it goes");
+}
+
+#[tokio::test]
+async fn operators_force_breakers_and_set_the_pace() {
+    let mut bench = Bench::new(false);
+    let site = Site::new("s");
+    let apply = BreakerScope { operation: BreakerOperation::Apply, site: None };
+    assert_eq!(bench.order(apply.clone(), BreakerMode::ForceOpen), Ok(BreakerState::Open));
+    assert!(matches!(bench.guard.ask(&site, 1, 256), Err(Wait { left_alone: true, .. })));
+    let told = bench.guard.breakers(100);
+    assert_eq!(told.len(), 3);
+    assert_eq!(told[0].ordered.as_ref().map(|o| o.order.owner.as_str()), Some("ops"));
+    assert_eq!(bench.order(apply, BreakerMode::Auto), Ok(BreakerState::Open), "it probes first");
+    bench.run(ms(50));
+    assert_eq!(bench.phase(Operation::Apply, None), Phase::HalfOpen);
+    assert!(bench.guard.ask(&site, 1_000, 256).is_ok_and(|leave| leave.probe && leave.entries <= 16));
+
+    let of_site = BreakerScope { operation: BreakerOperation::Load, site: Some(site.clone()) };
+    assert_eq!(bench.order(of_site, BreakerMode::ForceOpen), Err(BreakerRefused::NoSites));
+
+    let mut pace = PaceStatus { site: None, pace: Pace::Paused, reason: "r".into(), owner: "o".into() };
+    assert_eq!(bench.guard.set_pace(pace.clone()), Ok(pace.clone()));
+    assert!(matches!(bench.guard.ask(&site, 1, 256), Err(Wait { left_alone: true, .. })));
+    pace.pace = Pace::PerSecond(0);
+    assert!(matches!(bench.guard.set_pace(pace.clone()), Err(BreakerRefused::Invalid(_))));
+    pace.pace = Pace::Automatic;
+    assert_eq!(bench.guard.set_pace(pace).map(|set| set.owner), Ok(String::new()));
+}

@@ -90,13 +90,16 @@ async fn a_hanging_writer_is_heard_as_deferred_before_any_deadline() {
     // In time, although nothing has been noticed yet: a kept write must not look like one that was lost. (The disk
     // of a busy machine may be late; the answer is then that nothing is known.)
     let mut deferred = 0;
-    for n in 0..5 {
+    for n in 0..10 {
         match day.write(SITE, &format!("early{n}"), Duration::from_millis(100)).await {
             Ok(outcome) => {
                 assert_eq!(outcome, Outcome::Deferred);
                 deferred += 1;
             }
-            Err(status) => assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}"),
+            // The client's own clock says the same with another word.
+            Err(status) => {
+                assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
+            }
         }
     }
     assert!(deferred > 0);

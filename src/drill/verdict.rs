@@ -142,8 +142,13 @@ fn detected(facts: &Facts<'_>) -> Verdict {
             let first = facts.incidents.iter().filter_map(|incident| incident.detected_at.as_ref());
             let first = first.map(|at| i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos)).min();
             match first {
+                // An incident that was there before it struck is a false alarm, or trouble that announced itself.
+                Some(at) if at < struck => {
+                    let before = (struck - at) / 1_000_000;
+                    (true, format!("{before} ms before the fault: what came before it was enough"))
+                }
                 Some(at) => {
-                    let took = (at - struck).max(0) / 1_000_000;
+                    let took = (at - struck) / 1_000_000;
                     let limit = facts.expected.within.as_millis() as i128;
                     (
                         took <= limit,

@@ -15,6 +15,7 @@ mod damage;
 mod faults;
 mod game_day;
 mod hostile;
+mod incidents;
 mod layering;
 mod listeners;
 mod many;

@@ -72,10 +72,19 @@ pub struct Expected {
     pub within: Duration,
     /// Whether writes may be rejected meanwhile.
     pub may_reject: bool,
-    /// Whether only the sick site may be deferred.
-    pub one_site: bool,
-    /// Whether only the sick user may be deferred.
-    pub one_user: bool,
+    /// What may be deferred.
+    pub sick: Sick,
+}
+
+/// How wide a fault is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sick {
+    /// The whole store.
+    Store,
+    /// One site.
+    Site,
+    /// One user.
+    User,
 }
 
 /// The site that is sick where one is, and the user.
@@ -115,18 +124,17 @@ impl Scenario {
     /// What may be expected.
     pub fn expected(self) -> Expected {
         let within = Duration::from_secs(1);
-        let usual = Expected { incident: true, within, may_reject: false, one_site: false, one_user: false };
+        let usual = Expected { incident: true, within, may_reject: false, sick: Sick::Store };
         match self {
             Self::Outage | Self::Hang | Self::HungForGood | Self::Flapping => usual,
-            Self::SlowSite => Expected { one_site: true, ..usual },
+            Self::SlowSite => Expected { sick: Sick::Site, ..usual },
             // 600 ms a commit is no stall: each one ends. It is for the CUSUM, and one writer gives it one verdict
             // at a time.
-            Self::SlowAll => Expected { within: Duration::from_secs(8), ..usual },
-            Self::Errors => Expected { within: Duration::from_secs(8), ..usual },
+            Self::SlowAll | Self::Errors => Expected { within: Duration::from_secs(8), ..usual },
             // The limit of the journal's watch is 1 s; it looks ten times a second.
             Self::JournalStall => Expected { within: Duration::from_millis(1500), may_reject: true, ..usual },
             // Five attempts with growing pauses.
-            Self::Poison => Expected { within: Duration::from_secs(15), one_user: true, ..usual },
+            Self::Poison => Expected { within: Duration::from_secs(15), sick: Sick::User, ..usual },
             Self::StallsNoFault | Self::BurstsNoFault => Expected { incident: false, ..usual },
         }
     }

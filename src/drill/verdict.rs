@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::book::Checked;
 use super::operator::Look;
 use super::samples::{Answer, Kind, Sample, Summary, summary};
-use super::scenario::{Expected, SICK_SITE, SICK_USER};
+use super::scenario::{Expected, SICK_SITE, SICK_USER, Sick};
 use crate::proto::Incident;
 
 /// A write that is not applied by then is answered as deferred.
@@ -137,37 +137,12 @@ fn within<'a>(facts: &Facts<'_>) -> impl Fn(&&'a Sample) -> bool + Clone + use<'
 }
 
 fn detected(facts: &Facts<'_>) -> Verdict {
-    let (kept, seen) = match (facts.expected.incident, facts.struck_at) {
-        (true, Some(struck)) => {
-            let first = facts.incidents.iter().filter_map(|incident| incident.detected_at.as_ref());
-            let first = first.map(|at| i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos)).min();
-            match first {
-                // An incident that was there before it struck is a false alarm, or trouble that announced itself.
-                Some(at) if at < struck => {
-                    let before = (struck - at) / 1_000_000;
-                    (true, format!("{before} ms before the fault: what came before it was enough"))
-                }
-                Some(at) => {
-                    let took = (at - struck) / 1_000_000;
-                    let limit = facts.expected.within.as_millis() as i128;
-                    (
-                        took <= limit,
-                        format!("{took} ms after the fault (limit {limit} ms), by the incident record"),
-                    )
-                }
-                None => (false, "no incident was recorded".to_owned()),
-            }
-        }
-        _ => {
-            let none = facts.incidents.is_empty();
-            let seen = if none {
-                "no incident, as it should be".to_owned()
-            } else {
-                let titles: Vec<&str> =
-                    facts.incidents.iter().map(|incident| incident.title.as_str()).collect();
-                format!("a false alarm: {}", titles.join("; "))
-            };
-            (none, seen)
+    let (kept, seen) = match facts.struck_at.filter(|_| facts.expected.incident) {
+        Some(struck) => detected_after(facts, struck),
+        None if facts.incidents.is_empty() => (true, "no incident, as it should be".to_owned()),
+        None => {
+            let titles: Vec<&str> = facts.incidents.iter().map(|incident| incident.title.as_str()).collect();
+            (false, format!("a false alarm: {}", titles.join("; ")))
         }
     };
     Verdict {
@@ -176,6 +151,19 @@ fn detected(facts: &Facts<'_>) -> Verdict {
         seen,
         in_2020: "saving was switched off, by hand, after 12 h",
     }
+}
+
+fn detected_after(facts: &Facts<'_>, struck: i128) -> (bool, String) {
+    let first = facts.incidents.iter().filter_map(|incident| incident.detected_at.as_ref());
+    let first = first.map(|at| i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos)).min();
+    let Some(at) = first else { return (false, "no incident was recorded".to_owned()) };
+    let limit = facts.expected.within.as_millis() as i128;
+    let took = (at - struck) / 1_000_000;
+    if at < struck {
+        // Trouble that announced itself.
+        return (true, format!("{} ms before the fault: what came before it was enough", -took));
+    }
+    (took <= limit, format!("{took} ms after the fault (limit {limit} ms), by the incident record"))
 }
 
 /// Neighbours of what is sick.
@@ -192,7 +180,7 @@ fn smallest_scope(facts: &Facts<'_>) -> Verdict {
             in_2020,
         };
     }
-    if !expected.one_site && !expected.one_user {
+    if expected.sick == Sick::Store {
         let rejected = summary(of(facts, Kind::Write)).refused;
         let kept = rejected == 0 || expected.may_reject;
         let seen = format!("the whole store was sick: neighbours are deferred, {rejected} were refused");
@@ -200,14 +188,14 @@ fn smallest_scope(facts: &Facts<'_>) -> Verdict {
     }
     let sick = |sample: &&Sample| {
         format!("site-{}", sample.site) == SICK_SITE
-            && (!expected.one_user || format!("user-{}", sample.user) == SICK_USER)
+            && (expected.sick == Sick::Site || format!("user-{}", sample.user) == SICK_USER)
     };
     let neighbours = |sample: &&Sample| !sick(sample);
     let within = within(facts);
     let before = summary(healthy(facts, Kind::Write).filter(neighbours));
     let during = summary(of(facts, Kind::Write).filter(|sample| within(sample)).filter(neighbours));
     // The turns under way when a user fails are shared with others of the site.
-    let allowed = if expected.one_user { during.calls / 100 } else { 0 };
+    let allowed = if expected.sick == Sick::User { during.calls / 100 } else { 0 };
     let kept = during.refused == 0 && during.deferred <= allowed && not_slower(&before, &during);
     Verdict {
         promise,

@@ -27,14 +27,13 @@ impl World {
     /// Starts the server on free ports of the loopback address.
     pub fn start(options: &Options) -> Result<Self, DrillError> {
         let io = |what| move |error| DrillError::Io { what, error };
-        let (dir, own) = match &options.dir {
-            Some(dir) => (dir.clone(), None),
-            None => {
-                let name = format!("steadfast-drill-{}-{}", std::process::id(), options.seed);
-                let dir = std::env::temp_dir().join(name);
-                std::fs::create_dir_all(&dir).map_err(io("a directory for the data"))?;
-                (dir.clone(), Some(dir))
-            }
+        let (dir, own) = if let Some(dir) = &options.dir {
+            (dir.clone(), None)
+        } else {
+            let name = format!("steadfast-drill-{}-{}", std::process::id(), options.seed);
+            let dir = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&dir).map_err(io("a directory for the data"))?;
+            (dir.clone(), Some(dir))
         };
         let (faults, journal) = (Faults::default(), SyncGate::default());
         let mut world = Self { app: None, faults, journal, config: Config::ephemeral(dir), own };
@@ -55,7 +54,6 @@ impl World {
             }),
             hook: Some(Arc::new(self.faults.clone())),
             journal_fs: Arc::new(SlowFs::new(RealFs, self.journal.clone())),
-            ..Layers::default()
         };
         let listeners = Listeners::bind(&self.config.server).map_err(StartError::from)?;
         self.app = Some(App::start_with(listeners, &self.config, &layers)?);

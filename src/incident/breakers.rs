@@ -1,5 +1,7 @@
 //! Breakers report to incidents.
 
+use std::fmt::Write as _;
+
 use super::event::{Breaker, Change, Evidence, Operation, Rule, Scope, Transition};
 use super::service::Incidents;
 use crate::breaker::{self, Event, Listener, Phase, ScopeName};
@@ -11,14 +13,12 @@ pub struct BreakerEvents(pub Incidents);
 
 impl Listener for BreakerEvents {
     fn event(&self, event: &Event) {
-        if let Some(transition) = transition(event) {
-            self.0.report(transition);
-        }
+        self.0.report(transition(event));
     }
 }
 
-fn transition(event: &Event) -> Option<Transition> {
-    Some(match event {
+fn transition(event: &Event) -> Transition {
+    match event {
         Event::Transition { scope: name, from: _, to, rule, at: _, evidence } => {
             let change = Change::Breaker(match to {
                 Phase::Closed => Breaker::Closed,
@@ -47,7 +47,7 @@ fn transition(event: &Event) -> Option<Transition> {
             message: format!("Breaker {name}: {:?} by {} has expired", order.mode, order.owner),
             evidence: None,
         },
-    })
+    }
 }
 
 /// An operation that is not known here counts as the whole node's.
@@ -108,14 +108,15 @@ fn message(name: &ScopeName, to: Phase, rule: breaker::Rule, evidence: &breaker:
     };
     let mut text = format!("Breaker {name} {did}: {}", words(rule));
     if to == Phase::Open {
+        // Writing to a string does not fail.
         if let Some(oldest) = evidence.oldest {
-            text.push_str(&format!("; oldest call {} ms", oldest.as_millis()));
+            let _ = write!(text, "; oldest call {} ms", oldest.as_millis());
         }
         if evidence.total > 0 {
-            text.push_str(&format!("; {} of {} calls slow or failed", evidence.slow, evidence.total));
+            let _ = write!(text, "; {} of {} calls slow or failed", evidence.slow, evidence.total);
         }
         if evidence.hung > 0 {
-            text.push_str(&format!("; {} hang from before", evidence.hung));
+            let _ = write!(text, "; {} hang from before", evidence.hung);
         }
     }
     text
@@ -144,7 +145,7 @@ mod tests {
             at: Duration::ZERO,
             evidence,
         };
-        let transition = transition(&event).unwrap();
+        let transition = transition(&event);
         assert_eq!(transition.scope, Scope::site(Operation::Apply, Site::new("acme")));
         assert_eq!(transition.change, Change::Breaker(Breaker::Open));
         assert_eq!(

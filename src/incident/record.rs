@@ -167,7 +167,7 @@ impl Incident {
     /// Notes what a transition changes about what the incident waits for.
     pub(super) fn note(&mut self, transition: &Transition) {
         let head = &mut self.head;
-        let known = head.scopes.iter().any(|scope| *scope == transition.scope);
+        let known = head.scopes.contains(&transition.scope);
         if opens(transition) && !known && head.scopes.len() < MAX_SCOPES {
             head.scopes.push(transition.scope.clone());
         }

@@ -72,7 +72,7 @@ fn impact(incident: &Incident) -> Vec<String> {
     if !concerns(BreakerOperation::Apply) {
         untouched.push("writes");
     }
-    let accounts = incident.accounts.clone().unwrap_or_default();
+    let accounts = incident.accounts.unwrap_or_default();
     if !concerns(BreakerOperation::Load) && !concerns(BreakerOperation::Query) && accounts.reads_rejected == 0
     {
         untouched.push("reads");

@@ -206,6 +206,9 @@ pub fn announce() {
     ] {
         metrics::gauge!(name).increment(0.0);
     }
+    for end in ["done", "failed"] {
+        metrics::counter!(REBUILDS, "end" => end).increment(0);
+    }
     metrics::counter!(WRITES_REJECTED, "reason" => "overloaded").increment(0);
     metrics::counter!(READS_REJECTED, "reason" => "overloaded").increment(0);
     metrics::gauge!(HOLDS, "mode" => "defer").increment(0.0);

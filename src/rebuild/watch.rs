@@ -96,18 +96,21 @@ impl Watch {
 
     /// Why the generation in use has to go. Damage is noted at once, whatever becomes of the rebuild.
     fn sick(&self, store: &SledStore) -> Option<&'static str> {
-        if store.is_damaged() {
+        let lost = store.is_lost();
+        if lost || store.is_damaged() {
+            let what = if lost {
+                "the store's files were removed or replaced"
+            } else {
+                "the store has met damage in its files"
+            };
             match self.rebuilds.0.parts.generations.condemn() {
                 Ok(true) => {
-                    tracing::error!(
-                        "the store has met damage in its files; a new one is built from snapshot and journal, \
-                         and nothing is lost"
-                    );
+                    tracing::error!("{what}; a new one is built from snapshot and journal, and nothing is lost");
                 }
                 Ok(false) => {}
-                Err(error) => tracing::error!(%error, "the store is damaged, which could not be noted"),
+                Err(error) => tracing::error!(%error, "the store has to go, which could not be noted"),
             }
-            return Some("the store has met damage in its files");
+            return Some(what);
         }
         store.has_failed().then_some("the store has failed to write, and takes no more writes")
     }

@@ -98,6 +98,8 @@ struct Shared {
     written_bytes: AtomicU64,
     flushed_bytes: AtomicU64,
     damaged: AtomicBool,
+    // Its files are not where they were opened. What is open is whole, but there is no future for it.
+    lost: AtomicBool,
     profiles: AtomicU64,
     // sled takes no more writes after the first that failed, whatever becomes of the disk.
     failed: AtomicBool,
@@ -175,6 +177,7 @@ impl SledStore {
             written_bytes: AtomicU64::new(0),
             flushed_bytes: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             profiles: AtomicU64::new(mark.profiles),
             failed: AtomicBool::new(false),
         });
@@ -273,6 +276,11 @@ impl SledStore {
         self.shared.damaged.load(Ordering::Acquire)
     }
 
+    /// Whether its files have been removed or replaced: it can be read, but is to be replaced.
+    pub fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+    }
+
     /// Whether a write has failed: sled takes none from then on.
     pub fn has_failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
@@ -293,14 +301,15 @@ impl SledStore {
         self.all_pools().iter().all(|pool| pool.wait_closed(Duration::ZERO))
     }
 
-    /// Looks whether its files still lie where they were opened; not so is damage. Asks the disk.
+    /// Looks whether its files still lie where they were opened. Asks the disk.
     pub fn check_files(&self) -> StoreFuture<()> {
         let (dir, opened) = (self.dir.clone(), self.files);
-        self.run(&self.flusher, Operation::Upkeep, None, move |_, _| {
+        self.run(&self.flusher, Operation::Upkeep, None, move |shared, _| {
             if FileId::of(&dir) == opened {
                 return Ok(());
             }
-            Err(StoreError::Corrupt(format!("its files in {} were removed or replaced", dir.display())))
+            shared.lost.store(true, Ordering::Release);
+            Err(StoreError::Io(format!("its files in {} were removed or replaced", dir.display())))
         })
     }
 

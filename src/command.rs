@@ -3,6 +3,7 @@
 
 pub mod breakers;
 pub mod faults;
+mod holds;
 pub mod operate;
 mod status;
 mod tasks;
@@ -10,12 +11,14 @@ mod tasks;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use holds::HoldImpact;
 pub use status::*;
 pub use tasks::{
     RebuildProgress, RebuildRequest, SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot,
     TaskState,
 };
 
+use crate::kill_switch::Held;
 use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Record, Refusal, Site, User, Write};
 use crate::store::{AttributeInfo, RecordCursor};
 
@@ -135,6 +138,9 @@ pub enum WriteError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// A hold refuses it.
+    #[error("{0}")]
+    WritesHeld(Box<Held>),
     /// The site's quota, or the whole journal, is used up.
     #[error("the journal is full: {used} of {limit} bytes ({scope})")]
     JournalFull {
@@ -242,6 +248,9 @@ pub enum ReadError {
         /// How many there are.
         total: u64,
     },
+    /// A hold refuses it.
+    #[error("{0}")]
+    ReadsHeld(Box<Held>),
     /// The server is going down.
     #[error("the server is draining")]
     Draining,

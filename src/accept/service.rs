@@ -356,6 +356,7 @@ impl Shared {
         if lane.is_stalled() {
             self.usage.stalled.fetch_add(bytes, Ordering::Relaxed);
         }
+        pending.site.written_at.store(self.clock.now().0, Ordering::Relaxed);
         lane.register(pending.user, pending.bytes, pending);
     }
 

@@ -11,7 +11,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::command::{Kept, ReadError, WriteError};
-use crate::model::{Position, Refusal};
+use crate::kill_switch::Held;
+use crate::model::{EventTime, Position, Refusal};
 use crate::proto;
 
 /// The `domain` of every `ErrorInfo`.
@@ -20,6 +21,9 @@ pub const DOMAIN: &str = "steadfast";
 /// The longest delay that is pushed on clients by header. gRPC clients obey it for the whole call, so it is
 /// used for states of the whole node only.
 const MAX_PUSHBACK: Duration = Duration::from_secs(1);
+
+/// When to try again while a hold without an end stops the whole node.
+const HELD_RETRY: Duration = Duration::from_secs(10);
 
 /// A failure, ready to be told by status or in-band.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,6 +287,10 @@ impl Failure {
     }
 }
 
+fn rfc3339(time: EventTime) -> Option<String> {
+    jiff::Timestamp::from_nanosecond(i128::from(time.0)).ok().map(|time| time.to_string())
+}
+
 /// Whether tonic's INTERNAL speaks of gRPC framing that the client got wrong.
 fn is_framing(message: &str) -> bool {
     ["Missing request message", "compress", "Unexpected EOF", "protocol error"]
@@ -341,6 +349,7 @@ impl Failure {
             WriteError::ConditionNeedsStore { retry_after } => {
                 told(Code::FailedPrecondition, "CONDITION_NEEDS_STORE").retry(*retry_after)
             }
+            WriteError::WritesHeld(held) => Self::of_hold("WRITES_HELD", held),
             WriteError::JournalFull { scope, .. } => told(Code::ResourceExhausted, "JOURNAL_FULL")
                 .with("scope", (*scope).to_owned())
                 .quota(scope)
@@ -358,6 +367,22 @@ impl Failure {
             WriteError::Draining => Self::draining(),
         };
         failure.kept(error.kept())
+    }
+
+    /// A hold of one site or some users is not a reason to leave the node.
+    fn of_hold(reason: &'static str, held: &Held) -> Self {
+        let code = if held.whole_node { Code::Unavailable } else { Code::FailedPrecondition };
+        let mut failure = Self::new(code, reason, held.to_string())
+            .with("hold_id", held.id.to_string())
+            .with("scope", held.scope.clone());
+        if let Some(at) = held.expires_at.and_then(rfc3339) {
+            failure = failure.with("expires_at", at);
+        }
+        match (held.expires_in, held.whole_node) {
+            (Some(left), false) => failure.retry(left),
+            (None, false) => failure,
+            (left, true) => failure.retry(left.unwrap_or(HELD_RETRY)).node_wide(),
+        }
     }
 
     fn of_refusal(reason: &Refusal, message: String, paths: &Paths) -> Self {
@@ -393,6 +418,7 @@ impl From<ReadError> for Failure {
                     .retry(Duration::from_secs(1))
                     .node_wide()
             }
+            ReadError::ReadsHeld(held) => Self::of_hold("READS_HELD", &held),
             ReadError::Draining => Self::draining(),
             // One site's trouble must not make clients leave the node.
             ReadError::BreakerOpen { operation, state, site, retry_after } => {

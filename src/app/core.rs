@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use super::StartError;
 use super::checkpoint::Checkpoints;
 use super::guarding::{Guarding, guard_options};
+use super::holds::Holds;
 use super::snapshots::{self, Snapshotter};
 use super::start::{
     journal_options, report, sled_options, start_applier, start_journal, take_up_snapshot, take_up_store,
 };
 use crate::accept::{Accept, AcceptOptions, BatchStamp, HotMemory, Pending, Requests, Shared, Usage};
 use crate::applier::replay::{Replay, Replayed};
-use crate::applier::{Applier, Gate, Permits, Progress, RefusedList};
+use crate::applier::{Applier, Gate, Permits, Progress, RefusedList, Resumes};
 use crate::clock::Clock;
 use crate::command::TaskSlot;
 use crate::config::Config;
@@ -26,6 +27,7 @@ use crate::fs::{Fs, RealFs};
 use crate::guard::{Guard, GuardedStore};
 use crate::incident::{Answers, BreakerEvents, IncidentOptions, IncidentThread, Incidents};
 use crate::journal::Journal;
+use crate::kill_switch::Switched;
 use crate::ledger::Ledger;
 use crate::model::LowWater;
 use crate::model::evaluate::SEMANTICS;
@@ -80,6 +82,8 @@ pub struct Core {
     pub ready: UnboundedSender<Arc<SiteState>>,
     pub(super) guarding: Option<Guarding>,
     pub(super) rebuilder: Rebuilder,
+    /// The kill switch.
+    pub(super) holds: Holds,
     pub(super) stop: watch::Sender<bool>,
     pub(super) threads: Vec<JoinHandle<()>>,
 }
@@ -131,6 +135,7 @@ impl Core {
             Arc::clone(&layers.journal_fs),
             Arc::clone(&clock),
         )?;
+        let holds = Holds::open(config, &clock)?;
         let (generations, mut found) = Generations::open(GenerationOptions {
             store_dir: config.store.dir.clone(),
             note_dir: config.journal.dir.clone(),
@@ -219,6 +224,8 @@ impl Core {
         let (node, reader) = (opened.node, opened.reader.clone());
         let journal = start_journal(opened, stamp, &ready.0, &hot, &settled, &ledger)?;
         let entries = EntrySource::new(node, reader.clone(), stamp);
+        let resumes = Arc::new(Resumes::default());
+        holds.connect(Arc::clone(&sites), Arc::clone(&usage), Arc::clone(&resumes), ready.0.clone());
         let applier = Applier {
             sites: Arc::clone(&sites),
             entries: entries.clone(),
@@ -230,6 +237,8 @@ impl Core {
             clock: Arc::clone(&clock),
             gate: Arc::clone(&gate),
             permits: Arc::<Guard>::clone(&guard),
+            holds: Arc::clone(holds.switch()),
+            resumes,
             turns: config.applier.outstanding as usize,
             turn_entries: config.applier.commit_entries as usize,
             store: GuardedStore::new(Arc::clone(&switch) as Arc<dyn Store>, Arc::clone(&guard)),
@@ -323,19 +332,29 @@ impl Core {
             progress,
             guarding: Some(guarding),
             rebuilder,
+            holds,
             stop,
             threads: vec![applier, checkpoints],
         })
     }
 
     /// The write stack.
-    pub fn writes(&self) -> Accept<GuardedStore> {
-        Accept::new(Arc::clone(&self.shared), self.guarded())
+    pub fn writes(&self) -> Switched<Accept<GuardedStore>> {
+        self.switched(Accept::new(Arc::clone(&self.shared), self.guarded()))
     }
 
     /// The read stack.
-    pub fn reads(&self) -> Read<GuardedStore> {
+    pub fn reads(&self) -> Switched<Read<GuardedStore>> {
+        self.switched(self.own_reads())
+    }
+
+    /// The same for what belongs to another request: no hold stands in its way.
+    pub(super) fn own_reads(&self) -> Read<GuardedStore> {
         Read::new(Arc::clone(&self.read), self.guarded())
+    }
+
+    fn switched<S>(&self, inner: S) -> Switched<S> {
+        Switched::new(Arc::clone(self.holds.switch()), inner)
     }
 
     /// `stack` with its answers counted: to be put around everything else.
@@ -366,6 +385,7 @@ impl Core {
         if let Some(recording) = self.recording.take() {
             recording.stop();
         }
+        self.holds.close();
         let closed = match self.switch.current() {
             Some(store) => self.generations.close_clean(&store, self.progress.low_water(), limit),
             None => Ok(()),

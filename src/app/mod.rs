@@ -7,6 +7,7 @@
 mod checkpoint;
 mod core;
 mod guarding;
+mod holds;
 mod lookup;
 mod operate;
 mod release;
@@ -25,6 +26,7 @@ use metrics_exporter_prometheus::BuildError;
 use tokio::sync::watch;
 
 pub use self::core::{Core, Layers};
+use self::holds::HeldLookup;
 use self::lookup::NodeLookup;
 pub use self::operate::HandOverCall;
 use self::operate::{Around, Operate};
@@ -86,6 +88,12 @@ pub enum StartError {
     /// A thread or runtime could not be made.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The directory of holds and incidents.
+    #[error("the holds cannot be kept: {0}")]
+    Control(#[from] crate::kill_switch::audit::AuditError),
+    /// The hold that the start was told to place.
+    #[error("everything could not be held: {0}")]
+    Held(crate::kill_switch::HoldError),
     /// The metrics recorder.
     #[error("cannot record metrics: {0}")]
     Metrics(#[from] BuildError),
@@ -136,7 +144,8 @@ impl App {
         let (health, health_service) = runtime.block_on(serve::health());
 
         let reads = core.reads();
-        let lookup = NodeLookup::new(&core, reads.clone());
+        let lookup = NodeLookup::new(&core, core.own_reads());
+        let lookup = HeldLookup::new(Arc::clone(core.holds.switch()), lookup);
         let decoder = Decoder { limits: limits(config), clock: Arc::clone(&clock) };
         let node = Arc::new(Node::new(&config.server));
         let meters = Meters::new(Instant::now());

@@ -50,6 +50,7 @@ impl Core {
         if let Some(recording) = self.recording.take() {
             recording.stop();
         }
+        self.holds.close();
         let until = Instant::now() + CLOSE;
         self.guarding = None;
         self.rebuilder.stop(CLOSE);

@@ -15,6 +15,7 @@ mod permits;
 mod progress;
 pub mod refused;
 pub mod replay;
+mod resume;
 mod trouble;
 mod turn;
 
@@ -30,6 +31,7 @@ use tower::Service;
 
 use crate::accept::{End, Requests, Usage};
 use crate::clock::Clock;
+use crate::kill_switch::KillSwitch;
 use crate::ledger::Ledger;
 use crate::model::Record;
 use crate::read::{EntrySource, ProfileCache};
@@ -42,6 +44,7 @@ use line::{Kind, Line};
 pub use permits::{Leave, Permits, Wait};
 pub use progress::Progress;
 pub use refused::RefusedList;
+pub use resume::Resumes;
 use trouble::Trouble;
 
 /// What the applier works on.
@@ -66,6 +69,10 @@ pub struct Applier<S> {
     pub gate: Arc<Gate>,
     /// Who may keep it from lanes.
     pub permits: Arc<dyn Permits>,
+    /// Which entries are to be left alone.
+    pub holds: Arc<KillSwitch>,
+    /// The pace of those that were until lately.
+    pub resumes: Arc<Resumes>,
     /// Turns under way at once, over all lanes.
     pub turns: usize,
     /// Entries that a lane may take in one turn.

@@ -7,6 +7,7 @@ use crate::accept::{End, RequestKey, Requests, Ticket, Verdict};
 use crate::applier::RefusedList;
 use crate::command::WriteState;
 use crate::journal::{JournalReader, StoredEntry};
+use crate::kill_switch::Operation;
 use crate::model::codec::DecodeError;
 use crate::model::evaluate::SEMANTICS;
 use crate::model::{ChangeKind, Command, Entry, EventTime, LowWater, Site, codec, hash};
@@ -146,7 +147,7 @@ impl Replay<'_> {
         let bytes = stored.payload.len() as u32 + crate::accept::ENTRY_OVERHEAD;
         replayed.pending += 1;
         replayed.pending_bytes += u64::from(bytes);
-        let schedule = site.lane.lock().restore(position, user, stored.offset, bytes, None);
+        let schedule = site.lane.lock().restore(position, user, stored.offset, bytes, Operation::of(&entry));
         Ok(schedule.then_some(site))
     }
 

@@ -10,9 +10,10 @@ use tower::Service;
 
 use super::trouble::Trouble;
 use super::{Leave, Pause, Running, Wait, batch, lane_id};
+use crate::kill_switch::Operation;
 use crate::model::{Command, ProfileKey, Record, User};
 use crate::read::{EntrySource, Stamped};
-use crate::sites::{EntryRef, SiteState};
+use crate::sites::{EntryRef, Lane, SiteState};
 use crate::store::service::Load;
 use crate::store::watch::{BoxedWatch, carrying};
 use crate::store::{Committed, Purpose, SiteCommit, StoreError, StoreFuture};
@@ -33,8 +34,23 @@ where
     /// Takes what the lane has for one turn and applies it, unless the gate is closed meanwhile.
     pub(super) async fn turn(&self, site: &Arc<SiteState>) -> Pause {
         let lane_id = lane_id(site);
-        let waiting = site.lane.lock().waiting();
-        let leave = match self.applier.permits.ask(&site.site, waiting, self.applier.turn_entries) {
+        let waiting = {
+            let mut lane = site.lane.lock();
+            // Under the lock: whoever lets go changes the holds first and looks at the lane then.
+            if self.applier.holds.view().deferral(&site.site).is_some_and(|deferral| deferral.is_whole()) {
+                lane.rest();
+                let waits = lane.waiting() > 0;
+                self.note_stalled(&mut lane, waits);
+                return Pause::Idle;
+            }
+            lane.waiting()
+        };
+        let most = self.applier.turn_entries.min(waiting).max(1);
+        let most = match self.applier.resumes.ask(&site.site, most, Instant::now().into_std()) {
+            Ok(most) => most,
+            Err(again) => return Pause::For(again),
+        };
+        let leave = match self.applier.permits.ask(&site.site, waiting, most) {
             Ok(leave) => leave,
             Err(wait) => return self.left_alone(site, wait),
         };
@@ -42,6 +58,7 @@ where
         if taken.is_empty() {
             return self.when_empty(lane_id);
         }
+        let began = Instant::now();
         let applied = tokio::select! {
             biased;
             applied = self.apply(site, &taken, leave.watch) => applied,
@@ -50,6 +67,7 @@ where
                 return Pause::None;
             }
         };
+        self.applier.resumes.took(&site.site, began.elapsed());
         match applied {
             Ok(failing) if failing.is_empty() => {
                 self.succeeded(site, lane_id, &taken);
@@ -81,19 +99,26 @@ where
         let trouble = trouble.as_deref();
         let one_user = trouble.is_some_and(Trouble::one_user);
         let mut lane = site.lane.lock();
+        let holds = self.applier.holds.view();
+        let deferral = holds.deferral(&site.site);
+        let held = |user: u64, operation: Option<Operation>| {
+            deferral.zip(operation).is_some_and(|(deferral, operation)| deferral.holds(user, operation))
+        };
         if due {
             lane.look_again();
         }
         if let Some(trouble) = trouble.filter(|_| leave.probe) {
             // Whether the store is well is not asked of the users on whom it failed, unless there are no others.
-            let taken = lane.take(leave.entries, one_user, |user| trouble.is_suspect(user));
+            let taken = lane.take(leave.entries, one_user, |user, operation| {
+                trouble.is_suspect(user) || held(user, operation)
+            });
             lane.look_again();
             if !taken.is_empty() {
                 return taken;
             }
         }
-        lane.take(leave.entries, one_user, |user| {
-            trouble.is_some_and(|trouble| trouble.holds_back(user, now))
+        lane.take(leave.entries, one_user, |user, operation| {
+            trouble.is_some_and(|trouble| trouble.holds_back(user, now)) || held(user, operation)
         })
     }
 
@@ -166,7 +191,10 @@ where
     }
 
     pub(super) fn set_stalled(&self, site: &SiteState, stalled: bool) {
-        let mut lane = site.lane.lock();
+        self.note_stalled(&mut site.lane.lock(), stalled);
+    }
+
+    fn note_stalled(&self, lane: &mut Lane, stalled: bool) {
         if lane.set_stalled(stalled) {
             let usage = &self.applier.usage.stalled;
             if stalled {

@@ -33,6 +33,9 @@ pub struct ConfigOptions {
     /// Let operators inject faults into the store, for a game day
     #[arg(long)]
     pub fault_injection: bool,
+    /// Start with all writes deferred: they are accepted and wait, until an operator releases them
+    #[arg(long)]
+    pub start_held: bool,
     /// error, warn, info, debug, trace, or a filter such as `info,steadfast::journal=debug`
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -71,6 +74,7 @@ impl ConfigOptions {
         flag("--insecure-operations", "server.insecure_operations", insecure);
         let injection = self.fault_injection.then(|| "true".to_owned());
         flag("--fault-injection", "server.fault_injection", injection);
+        flag("--start-held", "control.start_held", self.start_held.then(|| "true".to_owned()));
         flag("--log-level", "log.level", self.log_level.clone());
         for (key, value) in &self.set {
             flag("--set", key, Some(value.clone()));

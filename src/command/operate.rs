@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+pub use super::holds::HoldDesk;
 use super::{
     NodeStatus, QuotaStatus, RebuildProgress, RebuildRequest, Receipt, SnapshotProgress, SnapshotRequest,
     StatusQuery, TaskRefused, WriteError,

@@ -234,6 +234,8 @@ section! {
     Control {
         /// Where it is; by default `control` under `data_dir`. Not under the store's directory.
         dir: PathBuf = PathBuf::new(),
+        /// Whether to start with all writes deferred, until an operator releases them.
+        start_held: bool = false,
     }
 }
 

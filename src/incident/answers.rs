@@ -76,6 +76,7 @@ fn write_reason(error: &WriteError) -> Option<&'static str> {
     Some(match error {
         WriteError::JournalFull { .. } => "journal_full",
         WriteError::JournalStalled => "journal_stalled",
+        WriteError::WritesHeld(_) => "held",
         WriteError::JournalFailed(_) | WriteError::JournalFailedInFlight(_) => "journal_failed",
         WriteError::Overloaded => "overloaded",
         WriteError::ConditionNeedsStore { .. } | WriteError::ConditionPending { .. } => "condition",
@@ -93,6 +94,7 @@ fn read_reason(error: &ReadError) -> &'static str {
         ReadError::Behind { .. } => "behind",
         ReadError::Rebuilding { .. } => "rebuilding",
         ReadError::BreakerOpen { .. } => "breaker",
+        ReadError::ReadsHeld(_) => "held",
         ReadError::Draining => "draining",
     }
 }

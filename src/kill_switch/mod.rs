@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::model::EventTime;
 
-pub use hold::{Hold, HoldId, Invalid, Lasting, Mode, NewHold};
+pub use hold::{Hold, HoldId, Invalid, Lasting, Mode, NewHold, NotAHoldId};
 pub use layer::SwitchLayer;
 pub use rules::{Deferral, View};
 pub use scope::{Operation, Operations, Scope, UserShare};

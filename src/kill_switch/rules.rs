@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::epoch::{Epoch, GROUPS};
-use super::hold::{Hold, Mode};
+use super::hold::{Hold, HoldId, Mode};
 use super::scope::{Operation, Scope};
-use crate::model::Site;
+use crate::model::{EventTime, Site};
 
 /// What a hold has done since the process started.
 #[derive(Debug, Default)]
@@ -160,8 +160,18 @@ pub struct View(pub(super) Arc<Snapshot>);
 
 impl View {
     /// A view in which `scope` is deferred and nothing else.
-    pub fn of(hold: Hold) -> Self {
-        let hold = Hold { mode: Mode::Defer, ..hold };
+    pub fn of_scope(scope: &Scope) -> Self {
+        let hold = Hold {
+            id: HoldId::UNREADABLE,
+            scope: scope.clone(),
+            mode: Mode::Defer,
+            reason: String::new(),
+            owner: String::new(),
+            ticket: String::new(),
+            created_at: EventTime::MIN,
+            expiry: None,
+            version: 1,
+        };
         let hold = InForce { hold: Arc::new(hold), deadline: None, counts: Arc::default() };
         let rules = Rules::new(std::iter::once(&hold));
         Self(Arc::new(Snapshot { version: 0, epoch: Arc::new(Epoch::new(0)), rules }))
@@ -230,10 +240,8 @@ pub fn cells(scope: &Scope) -> impl Iterator<Item = usize> + use<> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::hold::HoldId;
     use super::super::scope::{Operations, UserShare};
     use super::*;
-    use crate::model::EventTime;
 
     fn in_force(scope: Scope, mode: Mode) -> InForce {
         let hold = Hold {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Site;
+use crate::model::{ChangeKind, Command, Entry, Site};
 
 /// What services do, as holds see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +23,17 @@ pub enum Operation {
 impl Operation {
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; 4] = [Self::Identify, Self::Delete, Self::Query, Self::Get];
+
+    /// What an entry does to its user; none for entries about the site itself.
+    pub fn of(entry: &Entry) -> Option<Self> {
+        match &entry.command {
+            Command::Write(write) => Some(match &write.kind {
+                ChangeKind::Identify(_) => Self::Identify,
+                ChangeKind::Delete => Self::Delete,
+            }),
+            Command::SetAttributeState { .. } | Command::DiscardRefused { .. } => None,
+        }
+    }
 
     /// Its place in [`Self::ALL`].
     pub const fn index(self) -> usize {

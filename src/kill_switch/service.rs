@@ -55,8 +55,8 @@ pub trait Subject {
     /// What its stack answers when it fails.
     type Error: From<Box<Held>>;
 
-    /// The tenant.
-    fn site(&self) -> &Site;
+    /// The tenant; a request without one is about nothing.
+    fn site(&self) -> Option<&Site>;
 
     /// What it does.
     fn operation(&self) -> Operation;
@@ -97,15 +97,17 @@ where
 
     fn call(&mut self, mut request: R) -> Self::Future {
         let any_user = |test: &dyn Fn(u64) -> bool| request.any_user(test);
-        let ticket = match self.switch.admit(request.site(), request.operation(), &any_user) {
-            Admission::Pass(ticket) => ticket,
-            Admission::Defer(ticket, left) => match request.defer(left) {
-                Ok(()) => ticket,
+        let admission = request.site().map(|site| self.switch.admit(site, request.operation(), &any_user));
+        let ticket = match admission {
+            None => None,
+            Some(Admission::Pass(ticket)) => Some(ticket),
+            Some(Admission::Defer(ticket, left)) => match request.defer(left) {
+                Ok(()) => Some(ticket),
                 Err(error) => return SwitchedFuture::refused(error),
             },
-            Admission::Refuse(held) => return SwitchedFuture::refused(held.into()),
+            Some(Admission::Refuse(held)) => return SwitchedFuture::refused(held.into()),
         };
-        SwitchedFuture { answer: Answer::Admitted { answer: self.inner.call(request) }, ticket: Some(ticket) }
+        SwitchedFuture { answer: Answer::Admitted { answer: self.inner.call(request) }, ticket }
     }
 }
 

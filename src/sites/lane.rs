@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use crate::accept::Pending;
+use crate::kill_switch::Operation;
 use crate::model::EventTime;
 
 /// Entries that were applied stay as gaps while an earlier one waits; more gaps than this, and more
@@ -49,6 +50,8 @@ struct Slot {
     /// How many slots back the user's previous entry is; 0: none waits.
     back: u32,
     state: State,
+    /// What it does to its user; none for entries about the site itself.
+    operation: Option<Operation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +168,9 @@ impl Lane {
 
     /// Adds an entry that is on its way to the journal.
     pub fn register(&mut self, user: u64, bytes: u32, pending: Arc<Pending>) {
-        let sequence = self.push(user, 0, 0, bytes);
+        let operation = Operation::of(&pending.entry);
+        let slot = Slot { position: 0, user, offset: 0, bytes, back: 0, state: State::Waiting, operation };
+        let sequence = self.push(slot);
         self.hot.insert(sequence, pending);
     }
 
@@ -193,21 +198,23 @@ impl Lane {
         user: u64,
         offset: u32,
         bytes: u32,
-        hot: Option<Arc<Pending>>,
+        operation: Option<Operation>,
     ) -> bool {
         debug_assert_eq!(self.durable, self.slots.len(), "restored before anything is accepted");
-        let sequence = self.push(user, position, offset, bytes);
+        self.push(Slot { position, user, offset, bytes, back: 0, state: State::Waiting, operation });
         self.durable += 1;
-        if let Some(pending) = hot {
-            self.hot.insert(sequence, pending);
-        }
         !std::mem::replace(&mut self.scheduled, true)
     }
 
     /// Takes up to `limit` durable entries for applying, or only those of one user. Entries of parked
-    /// users and whatever `held` says are passed over, and so is all that follows of the same user.
-    /// Nothing to take: the lane counts as not scheduled from here on.
-    pub fn take(&mut self, limit: usize, one_user: bool, mut held: impl FnMut(u64) -> bool) -> Vec<EntryRef> {
+    /// users and whatever `held` says, by user and operation, are passed over, and so is all that follows of
+    /// the same user. Nothing to take: the lane counts as not scheduled from here on.
+    pub fn take(
+        &mut self,
+        limit: usize,
+        one_user: bool,
+        mut held: impl FnMut(u64, Option<Operation>) -> bool,
+    ) -> Vec<EntryRef> {
         let mut taken: Vec<EntryRef> = Vec::new();
         let mut only = None;
         let mut at = self.cursor;
@@ -217,7 +224,9 @@ impl Lane {
             at += 1;
             if slot.state == State::Waiting {
                 let user = slot.user;
-                let skip = self.skipped.contains(&user) || self.parked.contains_key(&user) || held(user);
+                let skip = self.skipped.contains(&user)
+                    || self.parked.contains_key(&user)
+                    || held(user, slot.operation);
                 if skip {
                     self.skipped.insert(user);
                 } else if one_user && *only.get_or_insert(user) != user {
@@ -238,6 +247,17 @@ impl Lane {
             self.scheduled = false;
         }
         taken
+    }
+
+    /// Nothing is taken for now, without a look at each entry: the lane counts as not scheduled from here on.
+    pub fn rest(&mut self) {
+        self.scheduled = false;
+    }
+
+    /// How many durable entries wait of which `counted` says so, by user and operation.
+    pub fn count(&self, mut counted: impl FnMut(u64, Option<Operation>) -> bool) -> u64 {
+        let waiting = self.slots.iter().take(self.durable).filter(|slot| slot.state == State::Waiting);
+        waiting.filter(|slot| counted(slot.user, slot.operation)).count() as u64
     }
 
     /// Entries that were taken have been dealt with. Answers the bytes that are free again.
@@ -402,12 +422,12 @@ impl Lane {
             .is_some_and(|slot| slot.state != State::Done)
     }
 
-    fn push(&mut self, user: u64, position: u64, offset: u32, bytes: u32) -> u64 {
+    fn push(&mut self, slot: Slot) -> u64 {
         let sequence = self.first + self.slots.len() as u64;
-        let back = self.extend_chain(user, sequence as u32);
-        self.slots.push_back(Slot { position, user, offset, bytes, back, state: State::Waiting });
+        let back = self.extend_chain(slot.user, sequence as u32);
+        self.slots.push_back(Slot { back, ..slot });
         self.waiting += 1;
-        self.bytes += u64::from(bytes);
+        self.bytes += u64::from(slot.bytes);
         sequence
     }
 
@@ -468,10 +488,7 @@ impl Lane {
             if slot.state == State::Done {
                 continue;
             }
-            let sequence = anew.push(slot.user, slot.position, slot.offset, slot.bytes);
-            if let Some(copy) = anew.slots.back_mut() {
-                copy.state = slot.state;
-            }
+            let sequence = anew.push(*slot);
             if at < self.durable {
                 anew.durable += 1;
             }

@@ -29,6 +29,8 @@ pub struct SiteState {
     pub refused_bytes: AtomicU64,
     /// Bytes that it may have in the journal, if an operator said so; 0: as configured.
     pub quota: AtomicU64,
+    /// When a write of it was last accepted, in nanoseconds since 1970; 0: not since the start.
+    pub written_at: AtomicU64,
 }
 
 impl fmt::Debug for SiteState {
@@ -45,6 +47,7 @@ impl SiteState {
             registry: ArcSwap::default(),
             refused_bytes: AtomicU64::new(0),
             quota: AtomicU64::new(0),
+            written_at: AtomicU64::new(0),
         }
     }
 

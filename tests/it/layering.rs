@@ -19,20 +19,31 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("journal", &["model", "clock", "metrics", "fs"]),
     ("store", &["model", "clock", "metrics", "meter"]),
     // The commands speak of what stores and journals hold.
-    ("command", &["model", "store"]),
+    ("command", &["model", "store", "kill_switch"]),
     ("ledger", &["model"]),
     // Incidents are told of by all, look at lanes, and are reported in the words of the API.
     ("incident", &["model", "command", "sites", "ledger", "breaker", "fs", "clock", "metrics", "proto"]),
     // A site's lane holds entries on their way, and its registry is what the store knows.
-    ("sites", &["model", "command", "store", "accept"]),
+    ("sites", &["model", "command", "store", "accept", "kill_switch"]),
     // Reads look at lanes, and read entries back from the journal.
     ("read", &["model", "command", "sites", "store", "journal", "accept", "metrics"]),
     ("accept", &["model", "command", "sites", "store", "journal", "read", "clock", "metrics", "ledger"]),
     (
         "applier",
         &[
-            "model", "command", "sites", "store", "journal", "read", "accept", "snapshot", "clock",
-            "metrics", "ledger",
+            "model",
+            "command",
+            "sites",
+            "store",
+            "journal",
+            "read",
+            "accept",
+            "snapshot",
+            "clock",
+            "metrics",
+            "ledger",
+            "breaker",
+            "kill_switch",
         ],
     ),
     // A new store is made by the rules of the applier.
@@ -45,7 +56,19 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "api",
-        &["model", "command", "proto", "clock", "metrics", "meter", "store", "incident", "ledger", "breaker"],
+        &[
+            "model",
+            "command",
+            "proto",
+            "clock",
+            "metrics",
+            "meter",
+            "kill_switch",
+            "store",
+            "incident",
+            "ledger",
+            "breaker",
+        ],
     ),
     // What the breaker means to this store, its applier and its operators.
     ("guard", &["model", "command", "breaker", "store", "applier", "clock", "metrics"]),

@@ -14,6 +14,7 @@ mod crash;
 mod damage;
 mod faults;
 mod game_day;
+mod holds;
 mod hostile;
 mod incidents;
 mod layering;

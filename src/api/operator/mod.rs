@@ -6,6 +6,7 @@ mod breakers;
 mod failures;
 mod faults;
 pub mod fields;
+mod holds;
 mod incidents;
 mod process;
 mod quota;
@@ -23,7 +24,7 @@ use super::status::Failure;
 use crate::command::breakers::Breakers;
 use crate::command::faults::FaultDesk;
 use crate::command::operate::{
-    AttributeStates, HandOvers, Quotas, RebuildTasks, RefusedDesk, SnapshotTasks, StatusSource,
+    AttributeStates, HandOvers, HoldDesk, Quotas, RebuildTasks, RefusedDesk, SnapshotTasks, StatusSource,
 };
 use crate::incident::Incidents;
 use crate::proto::{self, operator_service_server};
@@ -47,6 +48,8 @@ pub struct Handles {
     pub breakers: Option<Arc<dyn Breakers>>,
     /// `InjectFault`, `ClearFaults`.
     pub faults: Option<Arc<dyn FaultDesk>>,
+    /// `PlaceHold`, `ExtendHold`, `ReleaseHold`, `ListHolds`, `ListHoldEvents`, and the holds of a status.
+    pub holds: Option<Arc<dyn HoldDesk>>,
     /// `ListRefused`, `ResolveRefused`.
     pub refused: Option<Arc<dyn RefusedDesk>>,
     /// `ListIncidents`, `GetIncident`.
@@ -85,30 +88,42 @@ fn given<'a, T>(handle: Option<&'a T>, method: &str) -> Result<&'a T, Failure> {
 impl operator_service_server::OperatorService for Operators {
     type WatchStatusStream = status::Watch;
 
-    async fn place_hold(&self, _: Request<proto::PlaceHoldRequest>) -> Answer<proto::PlaceHoldResponse> {
-        Err(Failure::not_supported("PlaceHold").into())
+    async fn place_hold(
+        &self,
+        request: Request<proto::PlaceHoldRequest>,
+    ) -> Answer<proto::PlaceHoldResponse> {
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.new_hold(take(request).0, &caller).await?))
     }
 
-    async fn extend_hold(&self, _: Request<proto::ExtendHoldRequest>) -> Answer<proto::ExtendHoldResponse> {
-        Err(Failure::not_supported("ExtendHold").into())
+    async fn extend_hold(
+        &self,
+        request: Request<proto::ExtendHoldRequest>,
+    ) -> Answer<proto::ExtendHoldResponse> {
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.longer_hold(take(request).0, &caller).await?))
     }
 
     async fn release_hold(
         &self,
-        _: Request<proto::ReleaseHoldRequest>,
+        request: Request<proto::ReleaseHoldRequest>,
     ) -> Answer<proto::ReleaseHoldResponse> {
-        Err(Failure::not_supported("ReleaseHold").into())
+        let caller = fields::Caller::of(&request);
+        Ok(Response::new(self.end_hold(take(request).0, &caller).await?))
     }
 
-    async fn list_holds(&self, _: Request<proto::ListHoldsRequest>) -> Answer<proto::ListHoldsResponse> {
-        Err(Failure::not_supported("ListHolds").into())
+    async fn list_holds(
+        &self,
+        request: Request<proto::ListHoldsRequest>,
+    ) -> Answer<proto::ListHoldsResponse> {
+        Ok(Response::new(self.list_all_holds(take(request).0)?))
     }
 
     async fn list_hold_events(
         &self,
-        _: Request<proto::ListHoldEventsRequest>,
+        request: Request<proto::ListHoldEventsRequest>,
     ) -> Answer<proto::ListHoldEventsResponse> {
-        Err(Failure::not_supported("ListHoldEvents").into())
+        Ok(Response::new(self.list_events(take(request).0)?))
     }
 
     async fn get_status(
@@ -118,10 +133,8 @@ impl operator_service_server::OperatorService for Operators {
         let (request, _) = take(request);
         let query = self.status_query(request.site, request.max_sites)?;
         let source = given(self.handles.status.as_ref(), "GetStatus")?;
-        let mut status = status::encode(&source.status(&query));
-        status.incidents = incidents::open(self.handles.incidents.as_ref());
-        status.faults = faults::in_force(self.handles.faults.as_ref());
-        Ok(Response::new(proto::GetStatusResponse { status: Some(status) }))
+        let status = Some(self.told(source.as_ref(), &query));
+        Ok(Response::new(proto::GetStatusResponse { status }))
     }
 
     async fn watch_status(

@@ -15,6 +15,7 @@ use super::{Operators, breakers, given};
 use crate::api::call::Call;
 use crate::api::encode::{event_time, span};
 use crate::api::status::Failure;
+use crate::command::operate::StatusSource;
 use crate::command::{
     self, BacklogState, JournalHealth, NodeStatus, OperationKind, ServingState, StatusQuery, StoreHealth,
 };
@@ -48,9 +49,8 @@ impl Operators {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let source = Arc::clone(given(self.handles.status.as_ref(), "WatchStatus")?);
         let (closing, until) = (call.closing.clone(), call.given.then_some(call.deadline));
-        let (incidents, faults) = (self.handles.incidents.clone(), self.handles.faults.clone());
-        let state = (ticks, source, (incidents, faults), query, closing, until);
-        Ok(Box::pin(unfold(state, async |(mut ticks, source, more, query, mut closing, until)| {
+        let state = (ticks, self.clone(), source, query, closing, until);
+        Ok(Box::pin(unfold(state, async |(mut ticks, own, source, query, mut closing, until)| {
             let ended = async {
                 match until {
                     Some(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
@@ -63,17 +63,22 @@ impl Operators {
                 () = ended => return None,
                 _ = ticks.tick() => {}
             }
-            let mut status = encode(&source.status(&query));
-            status.incidents = super::incidents::open(more.0.as_ref());
-            status.faults = super::faults::in_force(more.1.as_ref());
-            let answer = Ok(proto::WatchStatusResponse { status: Some(status) });
-            Some((answer, (ticks, source, more, query, closing, until)))
+            let status = Some(own.told(source.as_ref(), &query));
+            Some((Ok(proto::WatchStatusResponse { status }), (ticks, own, source, query, closing, until)))
         })))
+    }
+
+    /// A status, with what others than its source know.
+    pub(super) fn told(&self, source: &dyn StatusSource, query: &StatusQuery) -> proto::NodeStatus {
+        let incidents = super::incidents::open(self.handles.incidents.as_ref());
+        let holds = self.holds_in_status();
+        let faults = super::faults::in_force(self.handles.faults.as_ref());
+        proto::NodeStatus { holds, incidents, faults, ..encode(&source.status(query)) }
     }
 }
 
 /// A status as it is sent.
-pub(super) fn encode(status: &NodeStatus) -> proto::NodeStatus {
+fn encode(status: &NodeStatus) -> proto::NodeStatus {
     let state = match status.state {
         ServingState::Serving => proto::ServingState::Serving,
         ServingState::Impaired => proto::ServingState::Impaired,

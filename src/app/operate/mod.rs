@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch as channel};
 use self::attributes::AttributeDesk;
 use self::quotas::QuotaDesk;
 use self::refused::Refusals;
+use super::holds::Desk;
 use super::{Core, StartError};
 use crate::api::operator::Handles;
 use crate::command::faults::FaultDesk;
@@ -52,6 +53,7 @@ impl Operate {
             status: Some(Arc::<watch::Watch>::clone(&watch)),
             snapshots,
             rebuilds,
+            holds: Some(Arc::new(Desk::new(Arc::clone(core.holds.switch()), Arc::clone(&core.shared)))),
             incidents: Some(core.incidents.clone()),
             quotas: Some(Arc::new(QuotaDesk {
                 shared: Arc::clone(&core.shared),

@@ -38,8 +38,8 @@ struct Request {
 impl Subject for Request {
     type Error = Error;
 
-    fn site(&self) -> &Site {
-        &self.site
+    fn site(&self) -> Option<&Site> {
+        Some(&self.site)
     }
 
     fn operation(&self) -> Operation {

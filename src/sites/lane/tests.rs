@@ -1,6 +1,8 @@
 //! A lane against a plain list of entries that is searched from the front for every question.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::accept::{HotMemory, Ticket};
@@ -151,7 +153,7 @@ fn run(seed: u64, steps: u32, users: u64) {
                 let (limit, one_user) = (1 + numbers.below(30) as usize, numbers.below(4) == 0);
                 // Passed over once, a user is passed over until then.
                 lane.look_again();
-                let taken = lane.take(limit, one_user, |user| held.contains(&user));
+                let taken = lane.take(limit, one_user, |user, _| held.contains(&user));
                 let taken: Vec<u64> = taken.iter().map(|entry| entry.position).collect();
                 assert_eq!(taken, oracle.take(limit, one_user, &held), "step {step} of seed {seed}");
                 if !taken.is_empty() {
@@ -208,7 +210,7 @@ fn gaps_are_squeezed_out_behind_an_entry_that_waits() {
         put(&mut lane, &mut oracle, if n % 500 == 0 { 0 } else { 1 + n % 7 });
         if n % 100 == 0 {
             let turn: Vec<u64> =
-                lane.take(usize::MAX, false, |_| false).iter().map(|entry| entry.position).collect();
+                lane.take(usize::MAX, false, |_, _| false).iter().map(|entry| entry.position).collect();
             assert_eq!(turn, oracle.take(usize::MAX, false, &BTreeSet::new()));
             oracle.set(&turn, State::Done);
             oracle.tidy();
@@ -228,11 +230,11 @@ fn what_was_found_in_the_journal_comes_before_what_is_accepted() {
     assert_eq!((lane.low_water(), lane.waiting(), lane.pending_of(1, 9).entries.len()), (Some(3), 3, 1));
     assert!(!lane.settle(9, 0, true));
     let taken: Vec<_> =
-        lane.take(9, false, |_| false).iter().map(|entry| (entry.position, entry.hot.is_some())).collect();
+        lane.take(9, false, |_, _| false).iter().map(|entry| (entry.position, entry.hot.is_some())).collect();
     assert_eq!(taken, [(3, false), (5, false), (9, true)]);
     // Scheduled until it was found empty; then the next one wakes it.
     assert!(!lane.claim());
-    assert!(lane.take(9, false, |_| false).is_empty());
+    assert!(lane.take(9, false, |_, _| false).is_empty());
     assert_eq!(lane.finish([3, 5, 9]), 30);
     lane.register(1, 10, pending(1, 10));
     assert!(lane.settle(10, 0, true));
@@ -247,14 +249,65 @@ fn a_user_that_is_passed_over_is_so_as_a_whole() {
     let positions = |taken: Vec<EntryRef>| taken.iter().map(|entry| entry.position).collect::<Vec<_>>();
     // Held at the first of its entries only: the second must not overtake it.
     let mut asked = 0;
-    let taken = lane.take(9, false, |user| {
+    let taken = lane.take(9, false, |user, _| {
         asked += u32::from(user == 7);
         user == 7 && asked == 1
     });
     assert_eq!(positions(taken), [2]);
-    assert_eq!(positions(lane.take(9, false, |_| false)), [0; 0]);
+    assert_eq!(positions(lane.take(9, false, |_, _| false)), [0; 0]);
     lane.look_again();
-    assert_eq!(positions(lane.take(9, false, |_| false)), [1, 3]);
+    assert_eq!(positions(lane.take(9, false, |_, _| false)), [1, 3]);
+}
+
+proptest! {
+    /// Whatever is held, and whenever that changes: an entry that is held is not taken, each user's entries are
+    /// dealt with in the order of their acceptance, and in the end all are.
+    #[test]
+    fn holds_never_change_the_order_of_a_user(
+        entries in prop::collection::vec((0_u64..4, any::<bool>()), 1..60),
+        steps in prop::collection::vec((0_u8..16, 0_u8..3, 1_usize..9, any::<bool>()), 1..40),
+    ) {
+        let mut lane = Lane::default();
+        let mut operations = Vec::new();
+        let mut arriving = entries.iter();
+        let mut done: HashMap<u64, Vec<u64>> = HashMap::new();
+        // Each step: some arrive, other users and operations are held, and a turn succeeds or fails.
+        for (held_users, held_operations, count, fails) in steps {
+            for (user, deletes) in arriving.by_ref().take(count) {
+                let operation = if *deletes { Operation::Delete } else { Operation::Identify };
+                operations.push((*user, operation));
+                lane.restore(operations.len() as u64, *user, 0, 10, Some(operation));
+            }
+            lane.look_again();
+            let held = |user: u64, operation: Option<Operation>| {
+                let deletes = operation == Some(Operation::Delete);
+                held_users & (1 << user) != 0
+                    && match held_operations { 0 => deletes, 1 => !deletes, _ => true }
+            };
+            let taken: Vec<u64> = lane.take(count, false, held).iter().map(|entry| entry.position).collect();
+            for position in &taken {
+                let (user, operation) = operations[*position as usize - 1];
+                prop_assert!(!held(user, Some(operation)), "{position} is held");
+            }
+            if fails {
+                lane.put_back(taken);
+                continue;
+            }
+            for position in &taken {
+                done.entry(operations[*position as usize - 1].0).or_default().push(*position);
+            }
+            lane.finish(taken);
+        }
+        lane.look_again();
+        let rest: Vec<u64> = lane.take(usize::MAX, false, |_, _| false).iter().map(|entry| entry.position).collect();
+        for position in rest {
+            done.entry(operations[position as usize - 1].0).or_default().push(position);
+        }
+        for (user, applied) in &done {
+            prop_assert!(applied.is_sorted(), "user {user}: {applied:?}");
+        }
+        prop_assert_eq!(done.values().map(Vec::len).sum::<usize>(), operations.len());
+    }
 }
 
 #[test]
@@ -263,7 +316,7 @@ fn waiting_entries_are_listed_in_parts_and_repointed() {
     for position in 1..=20 {
         lane.restore(position * 10, position % 3, position as u32, 5, None);
     }
-    let taken = lane.take(4, false, |_| false);
+    let taken = lane.take(4, false, |_, _| false);
     lane.finish([taken[1].position, taken[2].position]);
     let mut listed = Vec::new();
     let mut from = 0;

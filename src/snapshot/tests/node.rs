@@ -292,7 +292,7 @@ impl State {
             let taken = {
                 let mut lane = site.lane.lock();
                 lane.look_again();
-                lane.take(limit, false, &held)
+                lane.take(limit, false, |user, _| held(user))
             };
             if taken.is_empty() {
                 continue;

@@ -175,7 +175,7 @@ impl HoldDesk for Desk {
         let alone = View::of_scope(scope);
         let (mut active_sites, mut pending) = (0, 0);
         let (mut waiting, mut waiting_bytes) = (0, 0);
-        let lately = now.wall.minus(Duration::from_secs(60)).0;
+        let lately = now.wall.minus(Duration::from_mins(1)).0;
         for site in self.shared.sites.all() {
             let lane = site.lane.lock();
             waiting += lane.waiting() as u64;

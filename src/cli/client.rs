@@ -8,8 +8,8 @@ use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::failure::CliError;
 use super::{
-    attribute, attributes, breaker, completions, delete, export, fault, get, get_write, identify, import,
-    incidents, output, quota, refused, snapshot, status, store,
+    attribute, attributes, breaker, completions, delete, export, fault, get, get_write, hold, identify,
+    import, incidents, output, quota, refused, snapshot, status, store,
 };
 
 /// The commands for people and scripts that use a server.
@@ -67,6 +67,17 @@ pub enum ClientCommand {
     Watch(status::WatchArgs),
     /// Take a snapshot of a running server, or make a backup of it.
     Snapshot(snapshot::SnapshotArgs),
+    /// Hold writes or reads back: of the whole node, a site, some operations, some of the users.
+    ///
+    /// A DEFER hold accepts writes and lets them wait; a REJECT hold refuses; an OBSERVE hold only counts. It is in force
+    /// at once, whatever the store does, and ends by itself after an hour unless told otherwise.
+    Hold(Box<hold::HoldArgs>),
+    /// End a hold: what waited is applied at a rising rate.
+    ///
+    /// Exits with 75 if that is not on disk yet; then the hold is still in force.
+    Release(hold::ReleaseArgs),
+    /// List the holds in force, with the time that is left and what they have stopped.
+    Holds(hold::HoldsArgs),
     /// Look after a running server's store.
     Store(store::StoreArgs),
     /// Force a breaker of the store open or closed, make it only observe, or give it back to itself.
@@ -133,6 +144,9 @@ impl ClientCommand {
             Self::Status(args) => args.operator.json,
             Self::Watch(args) => args.operator.json,
             Self::Snapshot(args) => args.operator.json,
+            Self::Hold(args) => args.operator().json,
+            Self::Release(args) => args.operator.json,
+            Self::Holds(args) => args.operator.json,
             Self::Store(args) => args.json(),
             Self::Breaker(args) => args.operator.json,
             Self::Pace(args) => args.operator.json,
@@ -158,6 +172,9 @@ impl ClientCommand {
             Self::Status(args) => status::run(&args).await,
             Self::Watch(args) => status::watch(&args).await,
             Self::Snapshot(args) => snapshot::run(&args).await,
+            Self::Hold(args) => hold::run(&args).await,
+            Self::Release(args) => hold::release(&args).await,
+            Self::Holds(args) => hold::list(&args).await,
             Self::Store(args) => store::run(&args).await,
             Self::Breaker(args) => breaker::run(&args).await,
             Self::Pace(args) => breaker::pace(&args).await,

@@ -19,6 +19,8 @@ pub mod failure;
 pub mod fault;
 pub mod get;
 pub mod get_write;
+pub mod hold;
+mod hold_text;
 pub mod identify;
 pub mod import;
 pub mod incidents;

@@ -9,7 +9,7 @@ use crate::kill_switch::{
 use crate::model::{ChangeKind, ProfileKey, Site};
 
 /// When a conditional write may be tried again if its hold does not end by itself.
-const TRY_AGAIN: Duration = Duration::from_secs(60);
+const TRY_AGAIN: Duration = Duration::from_mins(1);
 
 impl From<Box<Held>> for WriteError {
     fn from(held: Box<Held>) -> Self {

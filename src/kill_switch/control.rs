@@ -14,7 +14,7 @@ use super::{HoldError, HoldStatus, Now};
 use crate::model::EventTime;
 
 /// A hold that lasts longer than this is warned of so long before it ends.
-pub const WARN_BEFORE: Duration = Duration::from_secs(10 * 60);
+pub const WARN_BEFORE: Duration = Duration::from_mins(10);
 
 /// Epochs that are kept while requests of them are under way. When there are more, a hold begins none of
 /// its own, and counts requests as under way that were admitted after the one before it.
@@ -211,6 +211,11 @@ impl Control {
         }
     }
 
+    /// The holds in force, oldest first.
+    pub fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.holds.iter().map(|entry| entry.force.hold.as_ref())
+    }
+
     /// The hold, if it is in force.
     pub fn hold(&self, id: HoldId) -> Option<&Hold> {
         self.entry(id).map(|entry| entry.force.hold.as_ref())
@@ -379,8 +384,9 @@ impl Control {
     pub fn figures(&self, now: Instant) -> Figures {
         let mut figures = Figures::default();
         for entry in &self.holds {
-            let of_mode = figures.by_mode.get_mut(entry.force.hold.mode as usize);
-            of_mode.into_iter().for_each(|count| *count += 1);
+            if let Some(count) = figures.by_mode.get_mut(entry.force.hold.mode as usize) {
+                *count += 1;
+            }
             let soon = entry.force.deadline.is_some_and(|deadline| deadline <= now + WARN_BEFORE);
             figures.expiring += usize::from(soon);
             figures.not_durable += usize::from(!entry.durable);

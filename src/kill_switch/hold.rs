@@ -14,9 +14,9 @@ pub const TEXT_LIMIT: usize = 1_000;
 /// Holds in force at once.
 pub const HOLDS_LIMIT: usize = 1_000;
 /// How long a hold lasts when nothing is said.
-pub const DEFAULT_LASTS: Duration = Duration::from_secs(60 * 60);
+pub const DEFAULT_LASTS: Duration = Duration::from_hours(1);
 /// The longest that a hold may last, unless it never expires.
-pub const LASTS_LIMIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+pub const LASTS_LIMIT: Duration = Duration::from_hours(30 * 24);
 
 /// What a hold does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

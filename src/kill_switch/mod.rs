@@ -11,6 +11,7 @@ mod control;
 mod epoch;
 pub mod hold;
 mod layer;
+mod operators;
 mod rules;
 mod scope;
 mod scribe;
@@ -29,11 +30,12 @@ use crate::model::EventTime;
 
 pub use hold::{Hold, HoldId, Invalid, Lasting, Mode, NewHold, NotAHoldId};
 pub use layer::SwitchLayer;
+pub use operators::Who;
 pub use rules::{Deferral, View};
 pub use scope::{Operation, Operations, Scope, UserShare};
 pub use scribe::Scribe;
 pub use service::{Held, Subject, Switched, SwitchedFuture};
-pub use switch::{Admission, KillSwitch, Resumed, Ticket, Who};
+pub use switch::{Admission, KillSwitch, Resumed, Ticket};
 
 /// Both clocks at one moment. Holds end by the one that nobody sets; the other is for people, and for what
 /// must outlive the process.

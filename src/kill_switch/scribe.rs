@@ -21,7 +21,7 @@ pub(super) enum Order {
     /// Write an event down.
     Write {
         /// It.
-        draft: Draft,
+        draft: Box<Draft>,
         /// What follows when it is on disk.
         then: Then,
         /// Hears how it went.
@@ -97,7 +97,7 @@ impl KillSwitch {
             if fresh {
                 begun?;
             } else if let Err(error) = begun {
-                scribe.failed(&error);
+                failed(&error);
                 scribe.retry(now);
             }
         }
@@ -127,10 +127,10 @@ impl Scribe {
         let (persisted, done) = match order {
             Order::Stop => return false,
             Order::Rewrite { done } => {
-                let durable = !self.unreadable && self.rewrite().map_err(|error| self.failed(&error)).is_ok();
+                let durable = !self.unreadable && self.rewrite().map_err(|error| failed(&error)).is_ok();
                 (Persisted { durable, released: 0 }, done)
             }
-            Order::Write { draft, then, done } => (self.write(draft, then), done),
+            Order::Write { draft, then, done } => (self.write(*draft, then), done),
         };
         // Whoever waited may have given up.
         let _ = done.send(persisted);
@@ -159,7 +159,7 @@ impl Scribe {
         let event = match written {
             Ok(event) => event,
             Err(error) => {
-                self.failed(&error);
+                failed(&error);
                 self.retry(now);
                 return Persisted::default();
             }
@@ -224,7 +224,7 @@ impl Scribe {
     fn rewrite(&mut self) -> Result<(), AuditError> {
         let (state, past) = {
             let control = self.switch.control.lock();
-            (control.state(), Vec::from_iter(control.events.iter().cloned()))
+            (control.state(), control.events.iter().cloned().collect::<Vec<_>>())
         };
         self.log.rewrite(&state, past.iter())?;
         let mut control = self.switch.control.lock();
@@ -235,11 +235,6 @@ impl Scribe {
         Ok(())
     }
 
-    fn failed(&self, error: &AuditError) {
-        counter!(names::AUDIT_FAILURES).increment(1);
-        tracing::error!(%error, "the audit log could not be written");
-    }
-
     /// Has the log written anew before long. While it cannot be read, only an operator can.
     fn retry(&self, now: Now) {
         if !self.unreadable {
@@ -247,4 +242,9 @@ impl Scribe {
             self.switch.control.lock().rewrite_at.get_or_insert(at);
         }
     }
+}
+
+fn failed(error: &AuditError) {
+    counter!(names::AUDIT_FAILURES).increment(1);
+    tracing::error!(%error, "the audit log could not be written");
 }

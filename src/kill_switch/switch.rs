@@ -10,15 +10,15 @@ use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::audit::{Event, EventKind, Override, Subject};
+use super::audit::{Event, EventKind, Subject};
 use super::control::Control;
 use super::epoch::{Epoch, Turnstile};
-use super::hold::{Hold, HoldId, Invalid, Lasting, Mode, NewHold, check_text};
+use super::hold::{HoldId, Mode};
 use super::rules::{AnyUser, Snapshot, Verdict, View, cell};
 use super::scope::{Operation, Scope};
 use super::scribe::{Order, Then};
 use super::service::Held;
-use super::{HoldError, HoldStatus, Impact, Now, Persisted, Persisting};
+use super::{Now, Persisted, Persisting};
 use crate::metrics as names;
 use crate::model::Site;
 
@@ -140,190 +140,11 @@ impl KillSwitch {
     }
 
     /// Brings the present holds in force. The lock shows that nobody else does.
-    fn publish(&self, control: &Control) {
+    pub(super) fn publish(&self, control: &Control) {
         let snapshot = control.snapshot();
         let version = snapshot.version;
         self.snapshot.store(Arc::new(snapshot));
         self.turnstile.advance(version);
-    }
-
-    /// Places a hold: no request of its scope is admitted from here on, unless it says so.
-    pub fn place(&self, new: NewHold, now: Now) -> Result<(HoldStatus, Persisting), HoldError> {
-        let mut control = self.control.lock();
-        let hold = control.place(new, now)?;
-        self.publish(&control);
-        let (owner, reason) = (hold.owner.clone(), hold.reason.clone());
-        let status = control.status(hold.id, now).ok_or(HoldError::NotFound { id: hold.id })?;
-        let subject = Subject::Hold(hold);
-        let event = Draft { at: now, kind: EventKind::Placed, owner, reason, subject };
-        Ok((status, self.order(&mut control, event, Then::Nothing)))
-    }
-
-    /// What placing `new` would touch; nothing is changed.
-    pub fn preview(&self, new: &NewHold, now: Now) -> Result<Impact, HoldError> {
-        new.check()?;
-        Ok(self.impact(&new.scope, now))
-    }
-
-    /// What a hold of `scope` touches.
-    pub fn impact(&self, scope: &Scope, now: Now) -> Impact {
-        let control = self.control.lock();
-        Impact {
-            requests_per_second: control.requests_per_second(scope, now.instant),
-            in_flight: control.under_way(scope),
-            overlapping: control.overlapping(scope),
-        }
-    }
-
-    /// Gives a hold another expiry, from `now` on.
-    pub fn extend(
-        &self,
-        id: HoldId,
-        lasting: Lasting,
-        who: Who,
-        if_version: Option<u64>,
-        now: Now,
-    ) -> Result<(HoldStatus, Persisting), HoldError> {
-        who.check()?;
-        let lasts = lasting.span()?;
-        if id == HoldId::UNREADABLE {
-            return Err(Invalid::new("hold_id", "holds-unreadable never ends by itself").into());
-        }
-        let mut control = self.control.lock();
-        let hold = control.extend(id, lasts, if_version, now)?;
-        self.publish(&control);
-        let status = control.status(id, now).ok_or(HoldError::NotFound { id })?;
-        let Who { owner, reason } = who;
-        let event = Draft { at: now, kind: EventKind::Extended, owner, reason, subject: Subject::Hold(hold) };
-        Ok((status, self.order(&mut control, event, Then::Nothing)))
-    }
-
-    /// Releases a hold: it ends when that is on disk, which is when the answer says `durable`. `recover` must
-    /// be said for `holds-unreadable`, and only there.
-    pub fn release(
-        &self,
-        id: HoldId,
-        who: Who,
-        if_version: Option<u64>,
-        recover: bool,
-        now: Now,
-    ) -> Result<(HoldStatus, Persisting), HoldError> {
-        who.check()?;
-        let mut control = self.control.lock();
-        let hold = self.releasable(&control, id, if_version, recover)?;
-        let status = control.status(id, now).ok_or(HoldError::NotFound { id })?;
-        let Who { owner, reason } = who;
-        let kind = if recover { EventKind::Recovered } else { EventKind::Released };
-        let event = Draft { at: now, kind, owner, reason, subject: Subject::Hold(hold) };
-        let then = if recover { Then::Recover } else { Then::Release(id) };
-        Ok((status, self.order(&mut control, event, then)))
-    }
-
-    /// What releasing a hold would let go: its status, and what is deferred before and after.
-    pub fn preview_release(
-        &self,
-        id: HoldId,
-        if_version: Option<u64>,
-        recover: bool,
-        now: Now,
-    ) -> Result<(HoldStatus, View, View), HoldError> {
-        let control = self.control.lock();
-        self.releasable(&control, id, if_version, recover)?;
-        let status = control.status(id, now).ok_or(HoldError::NotFound { id })?;
-        Ok((status, self.view(), View(Arc::new(control.snapshot_without(id)))))
-    }
-
-    fn releasable(
-        &self,
-        control: &Control,
-        id: HoldId,
-        if_version: Option<u64>,
-        recover: bool,
-    ) -> Result<Hold, HoldError> {
-        let hold = control.expect(id, if_version)?.clone();
-        match (id == HoldId::UNREADABLE, recover) {
-            (true, false) => {
-                let problem = "must be said for holds-unreadable: the holds that cannot be read are given up";
-                return Err(Invalid::new("recover", problem).into());
-            }
-            (false, true) => return Err(Invalid::new("recover", "is only for holds-unreadable").into()),
-            (false, false) if control.hold(HoldId::UNREADABLE).is_some() => {
-                return Err(HoldError::Unreadable);
-            }
-            _ => Ok(hold),
-        }
-    }
-
-    /// Records that an override was placed; it takes the place of any other on the same thing.
-    pub fn place_override(&self, over: Override, now: Now) -> Result<Persisting, HoldError> {
-        check_text("ticket", &over.ticket, false)?;
-        let who = Who { owner: over.owner.clone(), reason: over.reason.clone() };
-        who.check()?;
-        let mut control = self.control.lock();
-        control.place_override(&over, now)?;
-        let Who { owner, reason } = who;
-        let subject = Subject::Override(over);
-        let event = Draft { at: now, kind: EventKind::Placed, owner, reason, subject };
-        Ok(self.order(&mut control, event, Then::Nothing))
-    }
-
-    /// Records that an operator ended an override; `over` says whose and how.
-    pub fn clear_override(&self, over: Override, who: Who, now: Now) -> Result<Persisting, HoldError> {
-        who.check()?;
-        let mut control = self.control.lock();
-        control.clear_override(&over);
-        let Who { owner, reason } = who;
-        let subject = Subject::Override(over);
-        let event = Draft { at: now, kind: EventKind::Released, owner, reason, subject };
-        Ok(self.order(&mut control, event, Then::Nothing))
-    }
-
-    /// The overrides in force, with the time that is left.
-    pub fn overrides(&self, now: Now) -> Vec<(Override, Option<Duration>)> {
-        self.control.lock().overrides(now.instant)
-    }
-
-    /// One hold.
-    pub fn status(&self, id: HoldId, now: Now) -> Option<HoldStatus> {
-        self.control.lock().status(id, now)
-    }
-
-    /// The holds in force, oldest first.
-    pub fn list(&self, now: Now) -> Vec<HoldStatus> {
-        self.control.lock().list(now)
-    }
-
-    /// At most `limit` of the kept events with a smaller number than `before`, newest first; of one hold, or
-    /// all.
-    pub fn events(&self, of: Option<HoldId>, before: u64, limit: usize) -> Vec<Event> {
-        let concerns = |event: &&Event| match (&of, &event.subject) {
-            (None, _) => true,
-            (Some(id), Subject::Hold(hold)) => hold.id == *id,
-            (Some(_), Subject::Override(_)) => false,
-        };
-        let control = self.control.lock();
-        let older = control.events.iter().rev().filter(|event| event.number < before);
-        older.filter(concerns).take(limit).cloned().collect()
-    }
-
-    /// Places a hold on all writes, unless one that never ends is there; for a start that shall apply nothing.
-    pub fn hold_all(&self, owner: &str, reason: &str, now: Now) -> Result<Option<Persisting>, HoldError> {
-        let is_there = self.control.lock().list(now).iter().any(|status| {
-            let hold = &status.hold;
-            hold.mode == Mode::Defer && hold.scope == Scope::ALL_WRITES && hold.expiry.is_none()
-        });
-        if is_there {
-            return Ok(None);
-        }
-        let new = NewHold {
-            scope: Scope::ALL_WRITES,
-            mode: Mode::Defer,
-            reason: reason.to_owned(),
-            owner: owner.to_owned(),
-            ticket: String::new(),
-            lasting: Lasting::Never,
-        };
-        self.place(new, now).map(|(_, persisting)| Some(persisting))
     }
 
     /// What time brings. To be called some times a second.
@@ -384,10 +205,10 @@ impl KillSwitch {
     }
 
     /// Hands an event to the scribe, in the order of what it tells of.
-    fn order(&self, control: &mut Control, draft: Draft, then: Then) -> Persisting {
+    pub(super) fn order(&self, control: &mut Control, draft: Draft, then: Then) -> Persisting {
         let (done, heard) = oneshot::channel();
         let rewrite_at = draft.at.instant + REWRITE_AFTER;
-        match self.orders.try_send(Order::Write { draft, then, done }) {
+        match self.orders.try_send(Order::Write { draft: Box::new(draft), then, done }) {
             Ok(()) => {}
             Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => {
                 counter!(names::AUDIT_FAILURES).increment(1);
@@ -406,31 +227,16 @@ fn tell(kind: EventKind, subject: &Subject) {
     match subject {
         Subject::Hold(hold) => {
             let (id, scope, reason) = (hold.id, &hold.scope, &hold.reason);
-            match kind {
-                EventKind::Expiring => tracing::warn!(%id, %scope, reason, "a hold ends in 10 minutes"),
-                _ => tracing::warn!(%id, %scope, reason, "a hold has ended by itself"),
+            if kind == EventKind::Expiring {
+                tracing::warn!(%id, %scope, reason, "a hold ends in 10 minutes");
+            } else {
+                tracing::warn!(%id, %scope, reason, "a hold has ended by itself");
             }
         }
         Subject::Override(over) => {
             let (operation, mode) = (&over.operation, &over.mode);
             tracing::warn!(operation, mode, "an override has ended by itself");
         }
-    }
-}
-
-/// Who does something, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Who {
-    /// Who.
-    pub owner: String,
-    /// Why.
-    pub reason: String,
-}
-
-impl Who {
-    fn check(&self) -> Result<(), Invalid> {
-        check_text("reason", &self.reason, true)?;
-        check_text("owner", &self.owner, true)
     }
 }
 

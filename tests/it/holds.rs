@@ -415,3 +415,52 @@ async fn holds_that_cannot_be_read_hold_everything_until_they_are_given_up() {
     applied(&mut server.client().await, add("u", "n", 1.0)).await;
     server.stop();
 }
+
+/// Runs a command for operators; answers its exit code and what it said.
+fn command(server: &Server, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    command.args(words).args(["--addr", &server.operations.to_string()]);
+    let done = command.env("STEADFAST_OWNER", "ann").output().unwrap();
+    let said = [done.stdout, done.stderr].concat();
+    (done.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_do_it_all_from_the_command_line() {
+    let home = Home::new();
+    let server = home.start();
+    let mut client = server.client().await;
+    applied(&mut client, set("u", [("plan", text("free"))])).await;
+    let run = |words: &[&str]| {
+        let (code, said) = command(&server, words);
+        assert_eq!(code, Some(0), "{words:?}: {said}");
+        said
+    };
+    let place = ["hold", "--site", SITE, "--mode", "defer", "--reason", "new disk", "--for", "30m"];
+    let said = run(&[&place[..], &["--dry-run"]].concat());
+    assert!(said.contains("would place: DEFER site acme, IDENTIFY+DELETE, for 30 min"), "{said}");
+    assert!(run(&["holds"]).contains("no holds"));
+    let said = run(&[&place[..], &["--wait-drained", "5s"]].concat());
+    assert!(said.contains("hold-1 is in force"), "{said}");
+    deferred(&mut client, add("u", "n", 1.0)).await;
+    let said = run(&["holds", "--site", SITE]);
+    assert!(said.contains("hold-1") && said.contains("new disk") && said.contains("ann"), "{said}");
+    let status = run(&["status"]);
+    assert!(status.contains("hold-1"), "{status}");
+    run(&["hold", "extend", "hold-1", "--for", "2h", "--reason", "not done yet"]);
+    let said = run(&["release", "hold-1", "--reason", "done", "--dry-run"]);
+    assert!(said.contains("would release hold-1: 1 entries"), "{said}");
+    let said = run(&["release", "hold-1", "--reason", "done", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((json["durable"].as_bool(), json["released"].as_u64()), (Some(true), Some(1)));
+    applied(&mut client, add("u", "n", 1.0)).await;
+    let said = run(&["hold", "history", "--limit", "2"]);
+    assert!(said.contains("released") && said.contains("extended") && !said.contains("placed"), "{said}");
+    let (code, said) = command(&server, &["release", "hold-1", "--reason", "again"]);
+    assert_eq!(code, Some(66), "{said}");
+    let (code, said) = command(&server, &["hold", "recover", "--reason", "nothing is unreadable"]);
+    assert_eq!(code, Some(66), "{said}");
+    let (code, said) = command(&server, &["hold", "--mode", "defer"]);
+    assert_eq!(code, Some(2), "{said}");
+    server.stop();
+}

@@ -123,7 +123,7 @@ impl Operators {
 
     pub(super) fn list_events(
         &self,
-        request: proto::ListHoldEventsRequest,
+        request: &proto::ListHoldEventsRequest,
     ) -> Result<proto::ListHoldEventsResponse, Failure> {
         let of = match request.hold_id.as_str() {
             "" => None,

@@ -123,7 +123,7 @@ impl operator_service_server::OperatorService for Operators {
         &self,
         request: Request<proto::ListHoldEventsRequest>,
     ) -> Answer<proto::ListHoldEventsResponse> {
-        Ok(Response::new(self.list_events(take(request).0)?))
+        Ok(Response::new(self.list_events(&take(request).0)?))
     }
 
     async fn get_status(

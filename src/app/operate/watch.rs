@@ -23,6 +23,7 @@ use crate::command::{
 };
 use crate::guard::{self, Guard};
 use crate::journal::JournalState;
+use crate::kill_switch::KillSwitch;
 use crate::meter::{Meter, Recent, WINDOW};
 use crate::model::{EventTime, Site};
 use crate::rebuild::Rebuilds;
@@ -37,12 +38,16 @@ const USUAL_WAIT: Duration = Duration::from_secs(1);
 /// Breakers of a status.
 const BREAKERS: usize = 100;
 
+/// Holds that are named as what a site waits for.
+const NAMED_HOLDS: usize = 3;
+
 /// Lines of `why`.
 const WHY: usize = 20;
 
 /// What a status is put together from.
 pub struct Watch {
     shared: Arc<Shared>,
+    holds: Arc<KillSwitch>,
     refused: Arc<RefusedList>,
     store: Arc<StoreSwitch>,
     hung: Rebuilds,
@@ -93,6 +98,7 @@ impl Watch {
     pub fn new(core: &Core, around: Around, now: Instant) -> Self {
         let mut watch = Self {
             shared: Arc::clone(&core.shared),
+            holds: Arc::clone(core.holds.switch()),
             refused: Arc::clone(&core.refused),
             store: Arc::clone(&core.switch),
             hung: core.rebuilds.clone(),
@@ -267,7 +273,11 @@ impl Watch {
             (true, false) => BacklogState::CatchingUp,
         };
         let left_alone = entries > parked && self.guard.left_alone(&site.site).is_some();
+        let held: Vec<String> =
+            self.holds.deferring(&site.site).iter().map(ToString::to_string).take(NAMED_HOLDS).collect();
+        let state = if held.is_empty() || !late { state } else { BacklogState::Waiting };
         let waiting_for = match (stalled, parked) {
+            _ if !held.is_empty() && entries > 0 => held.join(", "),
             _ if left_alone && self.paused(&site.site) => "an operator: the applier is paused".to_owned(),
             _ if left_alone => "the store: its apply breaker is open".to_owned(),
             (true, _) => "the store, which does not take its commits".to_owned(),
@@ -411,6 +421,10 @@ impl Watch {
             }
             BacklogState::Waiting => why.push(format!("{} entries wait", backlog.entries)),
             BacklogState::None => {}
+        }
+        let holds = self.holds.in_force();
+        if holds > 0 {
+            why.push(format!("{holds} holds are in force: see `steadfast holds`"));
         }
         if backlog.parked > 0 {
             why.push(format!("{} entries are parked: see `steadfast refused list`", backlog.parked));

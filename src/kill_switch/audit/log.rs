@@ -124,7 +124,7 @@ impl AuditLog {
         // Taken out: whatever fails, nothing is appended behind it.
         let file = self.file.take().ok_or(AuditError::Broken)?;
         let written = file.write_all_at(&bytes, self.end).and_then(|()| file.sync_data());
-        written.map_err(|error| self.failed("write", &self.dir.join(LOG), error))?;
+        written.map_err(|error| failed("write", &self.dir.join(LOG), error))?;
         self.end += bytes.len() as u64;
         self.file = Some(file);
         Ok(())
@@ -156,8 +156,8 @@ impl AuditLog {
 
         let (new, log) = (self.dir.join(NEW), self.dir.join(LOG));
         let file = self.create(&new, &bytes)?;
-        self.fs.rename(&new, &log).map_err(|error| self.failed("rename", &new, error))?;
-        self.fs.sync_dir(&self.dir).map_err(|error| self.failed("sync", &self.dir, error))?;
+        self.fs.rename(&new, &log).map_err(|error| failed("rename", &new, error))?;
+        self.fs.sync_dir(&self.dir).map_err(|error| failed("sync", &self.dir, error))?;
         self.file = Some(file);
         self.end = bytes.len() as u64;
         self.begun = self.end;
@@ -167,24 +167,20 @@ impl AuditLog {
     /// Keeps a copy of the unreadable log under another name. The log itself stays until it is written anew.
     pub fn set_aside(&mut self) -> Result<PathBuf, AuditError> {
         let log = self.dir.join(LOG);
-        let names = self.fs.list(&self.dir).map_err(|error| self.failed("list", &self.dir, error))?;
+        let names = self.fs.list(&self.dir).map_err(|error| failed("list", &self.dir, error))?;
         let aside = (1..=KEPT_UNREADABLE)
             .map(|number| format!("{UNREADABLE}{number}"))
             .find(|name| !names.contains(name))
             .map(|name| self.dir.join(name))
             .ok_or_else(|| AuditError::TooManyUnreadable { dir: self.dir.clone() })?;
-        match read_small(self.fs.as_ref(), &log, READ_LIMIT) {
-            Ok(bytes) => {
-                self.create(&aside, &bytes.unwrap_or_default())?;
-                self.fs.sync_dir(&self.dir).map_err(|error| self.failed("sync", &self.dir, error))?;
-            }
+        if let Ok(bytes) = read_small(self.fs.as_ref(), &log, READ_LIMIT) {
+            self.create(&aside, &bytes.unwrap_or_default())?;
+        } else {
             // What cannot be copied can still be named otherwise. While there is no log but this, nothing is
             // believed either.
-            Err(_) => {
-                self.fs.rename(&log, &aside).map_err(|error| self.failed("rename", &log, error))?;
-                self.fs.sync_dir(&self.dir).map_err(|error| self.failed("sync", &self.dir, error))?;
-            }
+            self.fs.rename(&log, &aside).map_err(|error| failed("rename", &log, error))?;
         }
+        self.fs.sync_dir(&self.dir).map_err(|error| failed("sync", &self.dir, error))?;
         Ok(aside)
     }
 
@@ -196,12 +192,12 @@ impl AuditLog {
             file.sync_data()?;
             Ok(file)
         };
-        create().map_err(|error| self.failed("write", path, error))
+        create().map_err(|error| failed("write", path, error))
     }
+}
 
-    fn failed(&self, what: &'static str, path: &Path, error: io::Error) -> AuditError {
-        AuditError::File { what, path: path.to_owned(), error }
-    }
+fn failed(what: &'static str, path: &Path, error: io::Error) -> AuditError {
+    AuditError::File { what, path: path.to_owned(), error }
 }
 
 /// Reads the log. What is wrong with it is no error, but a reason to hold everything.

@@ -211,3 +211,66 @@ impl RefusedList {
         self.0.read().entries.values().filter(|summary| summary.listed).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ChangeKind, Command, ProfileKey, User, Write};
+
+    fn record(site: &str, user: &str, position: u64) -> RefusedRecord {
+        let write = Write {
+            user: User::new(user),
+            request_id: None,
+            occurred_at: None,
+            if_version: None,
+            kind: ChangeKind::Delete,
+        };
+        RefusedRecord {
+            position,
+            accepted_at: EventTime(position),
+            entry: Entry { site: Site::new(site), command: Command::Write(write) },
+            reason: Refusal::ProfileTooLarge,
+            listed: true,
+        }
+    }
+
+    fn all(list: &RefusedList, site: Option<&str>, user: Option<u64>, after: Option<(&str, u64)>) -> Vec<u64> {
+        let after = after.map(|(site, position)| (Site::new(site), position));
+        let query = RefusedQuery { site: site.map(Site::new), user, after, limit: 10 };
+        list.list(&query).into_iter().map(|listed| listed.position).collect()
+    }
+
+    #[test]
+    fn it_is_listed_by_site_and_position_and_settled_once() {
+        let list = RefusedList::default();
+        for (site, user, position) in [("b", "u", 1), ("a", "u", 2), ("a", "v", 3), ("a", "u", 4)] {
+            assert!(list.add(&record(site, user, position), EventTime(9)) > 0);
+        }
+        list.add(&RefusedRecord { listed: false, ..record("a", "u", 5) }, EventTime(9));
+        assert_eq!(all(&list, None, None, None), [2, 3, 4, 1]);
+        assert_eq!(all(&list, Some("a"), None, Some(("a", 2))), [3, 4]);
+        let user = ProfileKey::new(Site::new("a"), User::new("u")).hash64();
+        assert_eq!(all(&list, Some("a"), Some(user), None), [2, 4]);
+        let a = Site::new("a");
+        assert!(list.claim(&a, 2) && !list.claim(&a, 2) && !list.claim(&a, 5) && !list.claim(&a, 99));
+        // A replay brings it again, and changes nothing of that.
+        list.add(&record("a", "u", 2), EventTime(9));
+        assert_eq!(all(&list, Some("a"), None, None), [3, 4]);
+        list.give_back(&a, 2);
+        assert_eq!(all(&list, Some("a"), None, None), [2, 3, 4]);
+        assert!(matches!(list.entry(&a, 2), Some((Some(_), EventTime(2)))));
+        assert!(list.remove(&a, 2) > 0 && list.remove(&a, 2) == 0);
+        assert_eq!((list.listed_of(&a), list.listed()), (2, 3));
+    }
+
+    #[test]
+    fn memory_for_entries_comes_back() {
+        let list = RefusedList::default();
+        for _ in 0..3 {
+            list.add(&record("a", "u", 1), EventTime(9));
+        }
+        assert!(list.0.read().memory > 0);
+        list.remove(&Site::new("a"), 1);
+        assert_eq!(list.0.read().memory, 0);
+    }
+}

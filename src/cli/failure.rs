@@ -166,6 +166,13 @@ impl Failure {
             "REQUEST_ID_REUSED" => {
                 "this --request-id was used for another write; leave it out to have a new one made"
             }
+            "UNAUTHENTICATED" => "give --token-file FILE, or set STEADFAST_TOKEN",
+            "STORE_HANGS" => {
+                "steadfast serve --take-over --store-dir DIR, with a directory on a healthy disk"
+            }
+            "NOT_SUPPORTED" => {
+                "operators call another address than services do: is this the right one? (steadfast serve prints both)"
+            }
             _ => return None,
         };
         Some(advice.to_owned())
@@ -220,7 +227,10 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// There is no connection: nothing was sent.
-    #[error("cannot reach {addr}: {message}")]
+    #[error(
+        "cannot reach {addr}: {message}\n  hint: is the server running, and is this its address? Services call 50051, operators \
+         50052, unless it was told otherwise; --addr gives another one"
+    )]
     Unreachable {
         /// The server's address.
         addr: String,

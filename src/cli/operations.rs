@@ -41,7 +41,7 @@ pub struct OperatorArgs {
         value_name = "URL"
     )]
     pub addr: String,
-    /// A file with the token (or the server's token file: its first token counts); see also STEADFAST_TOKEN
+    /// A file with the token (or the server's token file: its first token counts); see also `STEADFAST_TOKEN`
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// How long one call may take, such as 10s or 500ms

@@ -25,8 +25,8 @@ pub struct ServeArgs {
     /// with a gap below a second, and the cure of a store that hangs inside the kernel
     #[arg(long)]
     pub take_over: bool,
-    /// With --take-over: a file with the token for the running process [default: STEADFAST_TOKEN, or the first of
-    /// server.operations_tokens]
+    /// With --take-over: a file with the token for the running process [default: `STEADFAST_TOKEN`, or the first of
+    /// `server.operations_tokens`]
     #[arg(long, value_name = "FILE", requires = "take_over")]
     pub token_file: Option<PathBuf>,
     /// What to load.

@@ -296,7 +296,7 @@ fn backlog_text(backlog: &BacklogStatus) -> String {
 }
 
 fn calls_text(name: &str, calls: Option<&StoreCallStatus>) -> String {
-    let calls = calls.cloned().unwrap_or_default();
+    let calls = calls.copied().unwrap_or_default();
     format!(
         "{name} {}/s, p50 {}, p99 {}, {} running, {} queued",
         rate(calls.calls_per_second),

@@ -9,6 +9,7 @@ use super::log::{Log, RollRoom};
 use super::queue::{Life, Queue, cost};
 use super::{Committed, Sink, Submission};
 use crate::clock::Clock;
+use crate::meter::End;
 use crate::metrics as names;
 
 struct Meters {
@@ -223,6 +224,7 @@ impl<T: Send + 'static> Committer<T> {
         self.log.commit(settings)?;
         let took = self.inner.monotonic.now().saturating_duration_since(started);
         self.meters.fsync.record(took);
+        self.inner.syncs.record(took, End::Good);
         self.meters.batch.record(batch.len() as f64);
         self.meters.entries.increment(batch.len() as u64);
         self.meters.bytes.increment(written);

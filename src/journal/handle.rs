@@ -21,6 +21,7 @@ use super::switch::Switch;
 use super::table::{Released, Shared};
 use super::{JournalOptions, Monotonic, Sink, Submission};
 use crate::clock::Clock;
+use crate::meter::Meter;
 use crate::metrics as names;
 
 /// How a journal does.
@@ -62,6 +63,8 @@ pub(crate) struct Inner<T> {
     /// A close was given up: what a thread is in may never return.
     given_up: AtomicBool,
     not_taken: [metrics::Counter; 4],
+    /// Writes with their syncs, of the last seconds.
+    pub syncs: Meter,
 }
 
 #[derive(Debug)]
@@ -152,6 +155,7 @@ impl<T: Send + 'static> Journal<T> {
             threads: Mutex::new(None),
             given_up: AtomicBool::new(false),
             not_taken,
+            syncs: Meter::new(options.monotonic.now()),
         });
         // If a thread cannot be started, dropping this ends the other.
         let journal = Self { last: Arc::new(Last(Arc::clone(&inner))), inner };
@@ -228,6 +232,11 @@ impl<T: Send + 'static> Journal<T> {
             None if queue.life != Life::Open => JournalState::Closed,
             None => queue.stalled(now).map_or(JournalState::Running, JournalState::Stalled),
         }
+    }
+
+    /// What the syncs of the last seconds were like; somebody must sample it.
+    pub fn syncs(&self) -> &Meter {
+        &self.inner.syncs
     }
 
     /// How long the oldest entry that is not synced has waited. Does not wait for the disk.

@@ -16,7 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("breaker", &["metrics"]),
     ("kill_switch", &["model", "metrics", "fs"]),
     ("fs", &[]),
-    ("journal", &["model", "clock", "metrics", "fs"]),
+    ("journal", &["model", "clock", "meter", "metrics", "fs"]),
     ("store", &["model", "clock", "metrics", "meter"]),
     // The commands speak of what stores and journals hold.
     ("command", &["model", "store", "kill_switch"]),

@@ -505,3 +505,57 @@ async fn a_process_takes_over_from_another_under_load() {
     println!("the longest gap that a client saw in the take-over: {gap:?}");
     new.stop();
 }
+
+/// What the command line says, and its exit code.
+async fn steadfast(operations: SocketAddr, args: &[&str]) -> (i32, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEADFAST_"))
+    {
+        command.env_remove(name);
+    }
+    command
+        .args(args)
+        .env("STEADFAST_OPERATIONS_ADDR", operations.to_string())
+        .env("STEADFAST_OWNER", "carol");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_command_line_asks_and_steers() {
+    let home = Home::new();
+    let server = home.start();
+    let mut client = server.client().await;
+    applied(&mut client, set("u", [("plan", text("pro"))])).await;
+    let at = server.operations;
+    let (code, said, _) = steadfast(at, &["status"]).await;
+    assert!(code == 0 && said.starts_with("SERVING") && said.contains("restart is safe"), "{said}");
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    let (code, said, _) = steadfast(at, &["watch", "--json", "--every", "100ms", "--count", "2"]).await;
+    let states: Vec<serde_json::Value> =
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((code, states.len()), (0, 2));
+    assert_eq!(states[1]["journal"]["last_position"], 1);
+    let because = ["--reason", "a test"];
+    for (args, part) in [
+        (vec!["quota", "--site", SITE, "1 GiB"], "acme: 0 B of 1.0 GiB used (until the server restarts)"),
+        (vec!["quota", "--total", "configured"], "of 8.0 GiB used (as configured)"),
+        (vec!["attribute", SITE, "plan", "disable"], "plan is disabled and may be indexed  (position "),
+        (vec!["attribute", SITE, "plan", "disable"], "(nothing to change)"),
+        (vec!["store", "rebuild", "--wait"], "rebuilt: generation 2 has taken over"),
+    ] {
+        let (code, said, error) = steadfast(at, &[args.as_slice(), because.as_slice()].concat()).await;
+        assert!(code == 0 && said.contains(part), "{args:?}: {said}{error}");
+    }
+    let (code, said, _) = steadfast(at, &["refused", "list"]).await;
+    assert!(code == 0 && said.contains("none"), "{said}");
+    let (code, _, error) = steadfast(at, &["attribute", SITE, "nothing", "enable", "--reason", "x"]).await;
+    assert!(code == 66 && error.contains("ATTRIBUTE_UNKNOWN"), "{error}");
+    // The address of services is another one.
+    let (code, _, error) = steadfast(server.data, &["status"]).await;
+    assert!(code == 65 && error.contains("operators call another address"), "{error}");
+    server.stop();
+    let (code, _, error) = steadfast(at, &["status"]).await;
+    assert!(code == 75 && error.contains("is the server running"), "{error}");
+}

@@ -53,7 +53,7 @@ impl AttributeStates for AttributeDesk {
             );
             let receipt = shared.answer(ticket, true, request.deadline).await?;
             debug_assert_eq!(receipt.outcome, Outcome::Deferred, "it is durable");
-            Ok((AttributeInfo { disabled, indexed, ..known }, receipt.position))
+            Ok((AttributeInfo { indexed, disabled, ..known }, receipt.position))
         })
     }
 }

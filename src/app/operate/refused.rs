@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout_at;
 
@@ -61,11 +62,8 @@ impl RefusedDesk for Refusals {
     fn resolve(&self, request: ResolveRequest) -> Decision<Vec<Result<Receipt, ResolveRefused>>> {
         let desk = self.clone();
         Box::pin(async move {
-            let mut results = Vec::with_capacity(request.positions.len());
-            for position in &request.positions {
-                results.push(desk.resolve_one(&request, *position).await);
-            }
-            results
+            // All are handed over before the first is waited for.
+            join_all(request.positions.iter().map(|position| desk.resolve_one(&request, *position))).await
         })
     }
 }

@@ -122,6 +122,7 @@ impl Watch {
     pub fn sample(&self, now: Instant) {
         self.operations.sample(now);
         self.calls.sample(now);
+        self.shared.journal.syncs().sample(now);
         let sample = self.measure();
         let mut history = self.history.lock();
         history.add(now, sample);
@@ -193,6 +194,7 @@ impl Watch {
             JournalState::Running => JournalHealth::Ok,
         };
         let end = reader.end();
+        let syncs = shared.journal.syncs().recent(now);
         JournalStatus {
             health,
             used_bytes: usage.used,
@@ -202,8 +204,8 @@ impl Watch {
             first_position: if end == 0 { 0 } else { reader.start() },
             last_position: end,
             entries_per_second: history.rate(now, WINDOW, end, |sample| Some(sample.end)).max(0.0),
-            sync_p50: None,
-            sync_p99: None,
+            sync_p50: syncs.p50,
+            sync_p99: syncs.p99,
             oldest_unsynced: shared.journal.oldest_unsynced(),
         }
     }

@@ -113,7 +113,7 @@ async fn journal_at_a_kill() {
 
 async fn store() {
     println!("the store's disk is full");
-    let disk = Disk::new(48);
+    let disk = Disk::new(160);
     let dir = format!("store.dir={}", disk.path().join("store").display());
     let home = Home::new().set(&dir).set("writes.reply_after=30 ms").set("store.cache_capacity=1 MiB");
     let server = home.start();

@@ -13,6 +13,7 @@ mod clients;
 mod crash;
 mod damage;
 mod faults;
+mod formats;
 mod game_day;
 mod holds;
 mod hostile;
@@ -22,12 +23,12 @@ mod listeners;
 mod many;
 mod metrics;
 mod operator;
-#[allow(dead_code, reason = "shared with the trials on disks")]
 mod orders;
 mod reads;
 mod rebuild;
 mod restart;
 #[allow(dead_code, reason = "as above")]
 mod support;
+mod tasks;
 mod transfer;
 mod writes;

@@ -214,6 +214,11 @@ impl Server {
         }
     }
 
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.log.lines.lock().unwrap().concat()
+    }
+
     /// Waits until it says a line with `text`.
     pub fn wait_for(&self, text: &str) {
         let said = self.log.lines.lock().unwrap();

@@ -172,7 +172,7 @@ impl Meter {
     fn totals(&self) -> Totals {
         let mut totals =
             Totals { started: 0, stopped: 0, errors: 0, deferred: 0, buckets: Box::new([0; BUCKETS]) };
-        for shard in self.0.shards.iter() {
+        for shard in &self.0.shards {
             // Ends first, so that what is under way is never counted below what it is.
             totals.stopped += shard.stopped.load(Ordering::Relaxed);
             totals.errors += shard.errors.load(Ordering::Relaxed);

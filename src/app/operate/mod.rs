@@ -68,7 +68,6 @@ impl Operate {
                 ready: core.ready.clone(),
             })),
             breakers: Some(Arc::<crate::guard::Guard>::clone(&core.guard)),
-            ..Handles::default()
         };
         let (stop, stopping) = channel::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()

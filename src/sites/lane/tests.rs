@@ -343,14 +343,14 @@ fn a_parked_user_is_told_of_and_goes_on_when_asked_to() {
         lane.restore(position, user, 0, 10, None);
     }
     lane.park(1, "it failed", EventTime(7));
-    let taken: Vec<_> = lane.take(9, false, |_| false).iter().map(|entry| entry.position).collect();
+    let taken: Vec<_> = lane.take(9, false, |_, _| false).iter().map(|entry| entry.position).collect();
     assert_eq!(taken, [4]);
     let parked = lane.parked_users();
     let told = |user: &ParkedUser| (user.first.position, user.first.user, user.count, user.at);
     assert_eq!(parked.iter().map(told).collect::<Vec<_>>(), [(3, 1, 3, EventTime(7))]);
     assert_eq!((parked[0].failure.as_str(), lane.parked_entries()), ("it failed", 3));
-    assert!(lane.take(9, false, |_| false).is_empty());
+    assert!(lane.take(9, false, |_, _| false).is_empty());
     assert!(lane.unpark(1) && !lane.claim(), "it was found empty, so it must be scheduled");
-    let taken: Vec<_> = lane.take(9, false, |_| false).iter().map(|entry| entry.position).collect();
+    let taken: Vec<_> = lane.take(9, false, |_, _| false).iter().map(|entry| entry.position).collect();
     assert_eq!((taken, lane.parked_users().len()), (vec![3, 5, 6], 0));
 }

@@ -234,7 +234,12 @@ mod tests {
         }
     }
 
-    fn all(list: &RefusedList, site: Option<&str>, user: Option<u64>, after: Option<(&str, u64)>) -> Vec<u64> {
+    fn all(
+        list: &RefusedList,
+        site: Option<&str>,
+        user: Option<u64>,
+        after: Option<(&str, u64)>,
+    ) -> Vec<u64> {
         let after = after.map(|(site, position)| (Site::new(site), position));
         let query = RefusedQuery { site: site.map(Site::new), user, after, limit: 10 };
         list.list(&query).into_iter().map(|listed| listed.position).collect()

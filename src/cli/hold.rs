@@ -400,7 +400,7 @@ mod tests {
         let parse = |line: &str| Alone::try_parse_from(line.split(' '));
         let placed =
             parse("hold --site acme --mode defer --reason r --for 30m --op identify,delete").unwrap();
-        assert_eq!(placed.args.place.lasts, Some(Duration::from_secs(1_800)));
+        assert_eq!(placed.args.place.lasts, Some(Duration::from_mins(30)));
         assert_eq!(placed.args.place.operations, [OperationArg::Identify, OperationArg::Delete]);
         for wrong in [
             "hold --mode defer",
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn lengths_of_time_have_a_unit() {
         assert_eq!(parse_span("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_span("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(parse_span("7d"), Ok(Duration::from_hours(168)));
         for wrong in ["", "1", "0s", "h", "1.5h", "-1h", "99999999999999999999d", "1ü"] {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }

@@ -295,9 +295,9 @@ mod tests {
     #[test]
     fn what_is_left_at_a_start_never_grows() {
         let placed = EventTime(EventTime::MIN.0 + 1_000_000_000_000);
-        let expiry = Expiry::after(Duration::from_secs(60), placed);
+        let expiry = Expiry::after(Duration::from_mins(1), placed);
         assert_eq!(expiry.left_at_start(placed.plus(Duration::from_secs(20))), Duration::from_secs(40));
-        assert_eq!(expiry.left_at_start(placed.minus(Duration::from_secs(500))), Duration::from_secs(60));
-        assert_eq!(expiry.left_at_start(placed.plus(Duration::from_secs(60))), Duration::ZERO);
+        assert_eq!(expiry.left_at_start(placed.minus(Duration::from_secs(500))), Duration::from_mins(1));
+        assert_eq!(expiry.left_at_start(placed.plus(Duration::from_mins(1))), Duration::ZERO);
     }
 }

@@ -105,7 +105,9 @@ impl Watch {
             };
             match self.rebuilds.0.parts.generations.condemn() {
                 Ok(true) => {
-                    tracing::error!("{what}; a new one is built from snapshot and journal, and nothing is lost");
+                    tracing::error!(
+                        "{what}; a new one is built from snapshot and journal, and nothing is lost"
+                    );
                 }
                 Ok(false) => {}
                 Err(error) => tracing::error!(%error, "the store has to go, which could not be noted"),

@@ -72,7 +72,7 @@ async fn an_incident_is_recorded_proved_and_kept() {
     assert_eq!((accounts.first_position, accounts.last_position), (Some(2), Some(21)));
     let detect = resolved.time_to_detect.as_ref().unwrap();
     assert_eq!((detect.seconds, detect.nanos), (0, 760_000_000));
-    let kinds: Vec<_> = resolved.events.iter().map(|event| event.kind()).collect();
+    let kinds: Vec<_> = resolved.events.iter().map(steadfast::proto::IncidentEvent::kind).collect();
     use IncidentEventKind as Kind;
     assert_eq!(kinds, [Kind::Breaker, Kind::Breaker, Kind::State]);
     assert_eq!(resolved.events[0].evidence.as_ref().unwrap().rule(), TripRule::Stall);

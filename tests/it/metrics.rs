@@ -43,7 +43,7 @@ async fn what_alerts_and_dashboard_ask_for_is_exported() {
     }
     let wanted: BTreeSet<&str> = [ALERTS, DASHBOARD].into_iter().flat_map(named).collect();
     // What is read off now and then needs a moment.
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     let text = loop {
         let text = scrape(server.operations);
         let missing: Vec<_> =

@@ -19,7 +19,7 @@ fn hold(number: u64, reason: &str) -> Hold {
         owner: "ann".into(),
         ticket: String::new(),
         created_at: EventTime::MIN,
-        expiry: Some(Expiry::after(Duration::from_secs(3_600), EventTime::MIN)),
+        expiry: Some(Expiry::after(Duration::from_hours(1), EventTime::MIN)),
         version: 1,
     }
 }

@@ -11,7 +11,7 @@ use super::support::*;
 use crate::fs::{FaultyFs, Survivors};
 use crate::model::Site;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_hold_is_in_force_before_it_is_durable_and_released_only_when_that_is() {

@@ -51,7 +51,7 @@ impl Subject for Request {
     }
 
     fn defer(&mut self, left: Option<Duration>) -> Result<(), Error> {
-        assert!(left.is_some_and(|left| left <= Duration::from_secs(3_600)));
+        assert!(left.is_some_and(|left| left <= Duration::from_hours(1)));
         self.waits = true;
         if self.conditional { Err(Error::CannotWait) } else { Ok(()) }
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use steadfast::app::{Core, Layers};
 use steadfast::clock::SystemClock;
 use steadfast::command::{
-    Outcome, ReadError, ReadRequest, RebuildProgress, RebuildRequest, Receipt, TaskRefused, TaskState, Wait,
-    WriteError, WriteRequest, WriteState,
+    Outcome, ReadError, ReadRequest, RebuildProgress, RebuildRequest, Receipt, SnapshotRequest, TaskRefused,
+    TaskState, Wait, WriteError, WriteRequest, WriteState,
 };
 use steadfast::config::Config;
 use steadfast::model::{AttributeChange, Change, ChangeKind, Profile, ProfileKey, Site, User, Value, Write};
@@ -404,6 +404,74 @@ async fn without_a_store_writes_are_kept_and_reads_told_why_not() {
     until("built", || node.generation().is_some()).await;
     node.idle().await;
     node.agrees("s", &model).await;
+    node.core.close(LONG).unwrap();
+}
+
+#[tokio::test]
+async fn it_is_built_from_a_snapshot_and_what_came_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = open(&dir);
+    let mut model = BTreeMap::new();
+    let user = |n: usize| format!("u{n:04}");
+    for n in 0..200 {
+        node.write(visit("s", &user(n), Wait::Journaled)).await.unwrap();
+        model.insert(user(n), 1);
+    }
+    let refused = node.write(too_long("s", "refused")).await.unwrap_err();
+    let WriteError::Refused { position: Some(position), .. } = refused else { panic!("{refused:?}") };
+    for user in ["gone", "back"] {
+        node.write(visit("other", user, Wait::Applied)).await.unwrap();
+        node.write(request("other", user, ChangeKind::Delete, Wait::Applied)).await.unwrap();
+    }
+    // These wait while the snapshot is taken, and are applied later.
+    node.faults
+        .add(Fault::new(FaultKind::Hang, FaultLevel::Call).on(Operation::Commit).of_site(Site::new("held")));
+    for _ in 0..3 {
+        node.write(visit("held", "u", Wait::Journaled)).await.unwrap();
+    }
+    node.faults.until_waiting(1).await;
+    let progress = || node.core.snapshots.progress();
+    node.core.snapshots.take(SnapshotRequest { backup: None, owner: "test".to_owned() }).unwrap();
+    until("a snapshot", || progress().state != TaskState::Running).await;
+    assert_eq!((progress().state, progress().error.as_str()), (TaskState::Done, ""));
+
+    for n in 0..100 {
+        node.write(visit("s", &user(n * 3), Wait::Journaled)).await.unwrap();
+        *model.entry(user(n * 3)).or_default() += 1;
+    }
+    node.write(visit("other", "back", Wait::Applied)).await.unwrap();
+    let same = async |node: &Node, held: u64| {
+        node.agrees("s", &model).await;
+        assert_eq!(node.read("other", "gone").await.unwrap(), None);
+        assert_eq!(node.visits("other", "back").await, Some((3, 1.0)));
+        assert_eq!(node.visits("held", "u").await, Some((held, held as f64)));
+        let state = node.core.refused.state(&Site::new("s"), position.number);
+        assert!(matches!(state, Some(WriteState::Refused { .. })));
+    };
+    node.rebuild().unwrap();
+    let done = node.ended().await;
+    assert_eq!((done.state, done.error.as_str()), (TaskState::Done, ""));
+    same(&node, 3).await;
+    // Now they are applied: the next one has to bring them from before the snapshot's start.
+    node.faults.clear();
+    node.idle().await;
+    node.rebuild().unwrap();
+    assert_eq!(node.ended().await.state, TaskState::Done);
+    same(&node, 3).await;
+    node.core.close(LONG).unwrap();
+    drop(node);
+
+    std::fs::remove_dir_all(dir.path().join("store")).unwrap();
+    let mut node = open(&dir);
+    until("built", || node.generation().is_some()).await;
+    node.idle().await;
+    same(&node, 3).await;
+    let text = Change::Set(Value::String("many".into()));
+    let change = AttributeChange { name: "visits".into(), change: text, occurred_at: None };
+    let wrong = request("other", "gone", ChangeKind::Identify(vec![change]), Wait::Applied);
+    assert!(matches!(node.write(wrong).await, Err(WriteError::TypeMismatch { .. })));
+    let again = node.write(visit("other", "gone", Wait::Applied)).await.unwrap();
+    assert_eq!(again.version, Some(3));
     node.core.close(LONG).unwrap();
 }
 

@@ -341,8 +341,8 @@ mod tests {
     use super::*;
     use crate::proto;
 
-    fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds, nanos: 0 })
+    fn seconds(seconds: i64) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos: 0 }
     }
 
     #[test]
@@ -366,14 +366,14 @@ mod tests {
                 state: JournalState::Ok.into(),
                 used_bytes: 1 << 30,
                 limit_bytes: 8 << 30,
-                time_to_full: seconds(7_300),
+                time_to_full: Some(seconds(7_300)),
                 ..Default::default()
             }),
             backlog: Some(BacklogStatus {
                 state: BacklogState::NotCatchingUp.into(),
                 entries: 120_000,
                 bytes: 48 << 20,
-                oldest_age: seconds(61),
+                oldest_age: Some(seconds(61)),
                 ..Default::default()
             }),
             sites: vec![proto::SiteStatus {
@@ -386,7 +386,7 @@ mod tests {
                 state: StoreState::Serving.into(),
                 backend: "sled".into(),
                 hung_threads: 2,
-                commits: Some(StoreCallStatus { oldest_age: seconds(61), ..Default::default() }),
+                commits: Some(StoreCallStatus { oldest_age: Some(seconds(61)), ..Default::default() }),
                 ..Default::default()
             }),
             holds: vec![HoldStatus {

@@ -144,8 +144,8 @@ impl Paces {
 mod tests {
     use super::*;
 
-    fn set(order: Order) -> Option<PaceSet> {
-        Some(PaceSet { order, reason: "drill".into(), owner: "ops".into() })
+    fn to(order: Order) -> PaceSet {
+        PaceSet { order, reason: "drill".into(), owner: "ops".into() }
     }
 
     /// Entries that get through in a second, asked every millisecond.
@@ -165,8 +165,8 @@ mod tests {
         let (paces, a, b) = (Paces::default(), Site::new("a"), Site::new("b"));
         assert_eq!(paces.turn(&a, 256, Instant::now()), Ok(256));
         let start = Instant::now();
-        paces.set(None, set(Order::PerSecond(1_000)), start).unwrap();
-        paces.set(Some(a.clone()), set(Order::PerSecond(50)), start).unwrap();
+        paces.set(None, Some(to(Order::PerSecond(1_000))), start).unwrap();
+        paces.set(Some(a.clone()), Some(to(Order::PerSecond(50))), start).unwrap();
         let slow = in_a_second(&paces, &a, start);
         let fast = in_a_second(&paces, &b, start + Duration::from_secs(1));
         assert!((49..=51).contains(&slow), "{slow}");
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn paused_is_paused_until_it_is_automatic_again() {
         let (paces, a) = (Paces::default(), Site::new("a"));
-        paces.set(Some(a.clone()), set(Order::Paused), Instant::now()).unwrap();
+        paces.set(Some(a.clone()), Some(to(Order::Paused)), Instant::now()).unwrap();
         assert!(paces.paused(&a) && !paces.paused(&Site::new("b")));
         assert_eq!(paces.turn(&a, 256, Instant::now()), Err(PAUSED));
         assert_eq!(paces.get(Some(&a)).map(|set| set.owner), Some("ops".to_owned()));
@@ -189,10 +189,10 @@ mod tests {
     fn the_sites_with_a_pace_are_bounded() {
         let paces = Paces::default();
         for n in 0..SITES {
-            paces.set(Some(Site::new(n.to_string())), set(Order::Paused), Instant::now()).unwrap();
+            paces.set(Some(Site::new(n.to_string())), Some(to(Order::Paused)), Instant::now()).unwrap();
         }
-        let more = paces.set(Some(Site::new("more")), set(Order::Paused), Instant::now());
+        let more = paces.set(Some(Site::new("more")), Some(to(Order::Paused)), Instant::now());
         assert_eq!(more, Err(PaceError::TooMany));
-        paces.set(Some(Site::new("0")), set(Order::PerSecond(1)), Instant::now()).unwrap();
+        paces.set(Some(Site::new("0")), Some(to(Order::PerSecond(1))), Instant::now()).unwrap();
     }
 }

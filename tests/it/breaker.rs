@@ -1,6 +1,8 @@
 //! The breaker around the store of a running data side: what writers, readers and neighbours meet while the
 //! store hangs, fails or comes back.
 
+#![expect(clippy::float_cmp, reason = "counts are whole numbers")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -211,7 +211,9 @@ fn sled_files(store: &Path) -> Vec<PathBuf> {
 const DAMAGES: [Damage; 4] = [
     ("removed", |store, _| fs::remove_dir_all(store).unwrap()),
     ("its files removed", |store, _| {
-        sled_files(store).iter().for_each(|file| fs::remove_file(file).unwrap());
+        for file in sled_files(store) {
+            fs::remove_file(file).unwrap();
+        }
     }),
     ("cut short", |store, numbers| {
         for file in sled_files(store) {

@@ -94,7 +94,7 @@ mod tests {
         let second = desk.inject(order(Duration::from_hours(1))).unwrap();
         desk.expire(Instant::now() + Duration::from_mins(2));
         let left: Vec<_> = desk.faults().into_iter().map(|fault| fault.id).collect();
-        assert_eq!(left, [second.id.clone()]);
+        assert_eq!(left, std::slice::from_ref(&second.id));
         assert!(desk.clear(&[first.id]).is_empty());
         assert_eq!(desk.clear(&[]).len(), 1);
         assert!(desk.faults().is_empty());

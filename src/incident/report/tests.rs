@@ -8,8 +8,8 @@ fn at(millis: i64) -> Timestamp {
     Timestamp { seconds: millis / 1000, nanos: (millis % 1000) as i32 * 1_000_000 }
 }
 
-fn lasting(millis: i64) -> Option<Duration> {
-    Some(Duration { seconds: millis / 1000, nanos: (millis % 1000) as i32 * 1_000_000 })
+fn lasting(millis: i64) -> Duration {
+    Duration { seconds: millis / 1000, nanos: (millis % 1000) as i32 * 1_000_000 }
 }
 
 fn incident() -> Incident {
@@ -27,8 +27,8 @@ fn incident() -> Incident {
             rule: TripRule::Stall.into(),
             slow: 3,
             total: 40,
-            oldest_age: lasting(760),
-            p99: lasting(775),
+            oldest_age: Some(lasting(760)),
+            p99: Some(lasting(775)),
             ..BreakerEvidence::default()
         }),
         ..event(760, IncidentEventKind::Breaker, IncidentState::Mitigated, "Breaker apply opened")
@@ -42,9 +42,9 @@ fn incident() -> Incident {
         detected_at: Some(at(760)),
         mitigated_at: Some(at(760)),
         resolved_at: Some(at(65_250)),
-        time_to_detect: lasting(760),
-        time_to_mitigate: lasting(760),
-        time_to_resolve: lasting(65_250),
+        time_to_detect: Some(lasting(760)),
+        time_to_mitigate: Some(lasting(760)),
+        time_to_resolve: Some(lasting(65_250)),
         accounts: Some(IncidentAccounts {
             accepted: 123_456,
             applied: 123_000,

@@ -84,15 +84,8 @@ async fn what_is_not_built_says_so() {
         client.count_profiles(proto::CountProfilesRequest::default()).await.unwrap_err(),
         client.explain_query(proto::ExplainQueryRequest::default()).await.unwrap_err(),
         client.match_profile(proto::MatchProfileRequest::default()).await.unwrap_err(),
-        operator(&server).await,
     ];
     for status in refusals {
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "NOT_SUPPORTED"));
     }
-}
-
-async fn operator(server: &Server) -> Status {
-    use steadfast::proto::operator_service_client::OperatorServiceClient;
-    let mut client = OperatorServiceClient::new(channel(server.operations).await);
-    client.get_status(proto::GetStatusRequest::default()).await.unwrap_err()
 }

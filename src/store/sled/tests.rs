@@ -166,7 +166,7 @@ async fn a_panic_inside_is_damage_and_a_write_that_failed_is_the_last() {
 }
 
 #[tokio::test]
-async fn a_proof_leaves_nothing_and_files_that_are_gone_are_damage() {
+async fn a_proof_leaves_nothing_and_files_that_are_gone_are_missed() {
     let dir = tempfile::tempdir().unwrap();
     let store = SledStore::open(&dir.path().join("sled"), NODE, &SledOptions::default()).unwrap();
     let first = profile(1, 1);
@@ -175,8 +175,8 @@ async fn a_proof_leaves_nothing_and_files_that_are_gone_are_damage() {
     assert_eq!(store.scan_records(None, 10).await.unwrap().items.len(), 1);
     store.check_files().await.unwrap();
     std::fs::rename(dir.path().join("sled"), dir.path().join("away")).unwrap();
-    assert!(matches!(store.check_files().await, Err(StoreError::Corrupt(_))));
-    assert!(store.is_damaged());
+    assert!(matches!(store.check_files().await, Err(StoreError::Io(_))));
+    assert!(store.is_lost() && !store.is_damaged());
     // Its open files serve still.
     assert_eq!(load(&store, "a").await, Some(first));
     assert!(store.retire(Duration::from_secs(10)) && store.has_ended());

@@ -83,7 +83,7 @@ impl SnapshotWriter {
         Ok(writer)
     }
 
-    /// Adds a record. They come in the order of [`Kind`].
+    /// Adds a record. They come in the order of their kinds: profiles, graves, refused, registry, request ids.
     pub fn push(&mut self, item: &StoredItem) -> Result<(), SnapshotError> {
         self.append(records::kind_of(item), &records::encode_item(item))
     }

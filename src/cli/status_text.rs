@@ -131,8 +131,8 @@ impl Screen {
             bytes(journal.used_bytes),
             bytes(journal.limit_bytes),
             match proto_span(journal.time_to_full.as_ref()) {
-                Some(left) => format!("FULL IN {}", span(left)),
-                None => "not filling".to_owned(),
+                Some(left) if left < FILLING => format!("FULL IN {}", span(left)),
+                _ => "not filling".to_owned(),
             }
         );
         let _ = write!(text, "\n{} entries/s", rate(journal.entries_per_second));
@@ -270,6 +270,9 @@ impl Screen {
         self.item("hold", &text);
     }
 }
+
+/// A journal that takes longer than this to be full is not said to fill.
+const FILLING: std::time::Duration = std::time::Duration::from_hours(30 * 24);
 
 fn backlog_text(backlog: &BacklogStatus) -> String {
     if backlog.entries == 0 {

@@ -142,8 +142,27 @@ refuse GetWrite '{"site":"acme","position":{"node":"0000000000000001","number":"
 expect "another node's position" "r['code'] == 5 and $(detail ErrorInfo)['reason'] == 'POSITION_UNKNOWN'"
 refuse GetProfile '{"site":"no spaces","user":"alice"}'
 expect "a bad site" "$(detail BadRequest)['fieldViolations'][0]['field'] == 'site'"
-out=$("$grpcurl" -plaintext -format-error "$operations" steadfast.v1.OperatorService/ListHolds 2>&1) && fail "ListHolds is built"
+refuse QueryProfiles '{"site":"acme"}'
 expect "a method that is not built" "r['code'] == 12 and $(detail ErrorInfo)['reason'] == 'NOT_SUPPORTED'"
+
+echo "operators"
+# operate METHOD MESSAGE: must succeed; the answer is in $out.
+operate() {
+    out=$("$grpcurl" -plaintext -max-time 20 -d "$2" "$operations" "steadfast.v1.OperatorService/$1" 2>&1) || fail "$1: $out"
+}
+operate GetStatus '{}'
+expect "status" "r['status']['state'] == 'SERVING_STATE_SERVING' and r['status']['store']['state'].startswith('STORE_STATE_')"
+operate PlaceHold '{"scope":{"site":"acme"},"mode":"HOLD_MODE_REJECT","reason":"smoke","owner":"smoke","expiresIn":"60s"}'
+expect "a hold" "r['hold']['durable'] and r['hold']['hold']['id'] == 'hold-1'"
+refuse Identify '{"site":"acme","user":"zoe","attributes":{"plan":{"stringValue":"x"}}}'
+expect "a held write" "r['code'] == 9 and $(detail ErrorInfo)['reason'] == 'WRITES_HELD' and
+    $(detail ErrorInfo)['metadata']['hold_id'] == 'hold-1' and $(detail ErrorInfo)['metadata']['kept'] == 'no'"
+operate ReleaseHold '{"holdId":"hold-1","reason":"smoke","owner":"smoke"}'
+call Identify '{"site":"acme","user":"zoe","attributes":{"plan":{"stringValue":"x"}}}'
+operate TakeSnapshot '{"owner":"smoke"}'
+expect "a snapshot" "r['snapshot']['state'] in ('TASK_STATE_RUNNING', 'TASK_STATE_DONE')"
+operate ListIncidents '{}'
+expect "no incident" "r == {}"
 
 echo "monitoring"
 out=$(curl -sS --fail-with-body --max-time 10 "http://$operations/healthz") || fail "healthz: $out"

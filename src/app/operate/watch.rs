@@ -426,7 +426,8 @@ impl Watch {
         }
         let holds = self.holds.in_force();
         if holds > 0 {
-            why.push(format!("{holds} holds are in force: see `steadfast holds`"));
+            let are = if holds == 1 { "hold is" } else { "holds are" };
+            why.push(format!("{holds} {are} in force: see `steadfast holds`"));
         }
         if backlog.parked > 0 {
             why.push(format!("{} entries are parked: see `steadfast refused list`", backlog.parked));

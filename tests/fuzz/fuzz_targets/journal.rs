@@ -58,7 +58,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Makes the batches that start at the first byte valid as far as they go. `keep` says what stays as it is.
-fn repair(bytes: &mut [u8], seed: u32, keep: u8) -> Option<()> {
+fn make_right(bytes: &mut [u8], seed: u32, keep: u8) -> Option<()> {
     let mut start = 0;
     loop {
         let batch = bytes.get_mut(start..).filter(|rest| rest.len() >= BATCH_HEADER + 4)?;
@@ -126,7 +126,7 @@ fuzz_target!(|bytes: &[u8]| {
     let length = content.len().min(SEGMENT_BYTES - SEGMENT_HEADER);
     segment[SEGMENT_HEADER..SEGMENT_HEADER + length].copy_from_slice(&content[..length]);
     let seed = crc32c_append(crc32c_append(0, &segment[16..24]), &segment[24..32]);
-    let _as_far_as_it_goes = repair(&mut segment[SEGMENT_HEADER..SEGMENT_HEADER + length], seed, *keep);
+    let _as_far_as_it_goes = make_right(&mut segment[SEGMENT_HEADER..SEGMENT_HEADER + length], seed, *keep);
 
     let fs = FaultyFs::new();
     fs.create_dir_all(Path::new(DIR)).expect("a disk without faults");

@@ -121,6 +121,10 @@ async fn panics_are_caught_and_calls_that_hang_are_seen_while_other_pools_go_on(
         ..SledOptions::default()
     };
     let store = SledStore::open(dir.path(), NODE, &options).unwrap();
+    // Its builder would take the one place in the writer's queue.
+    while store.index_state() != IndexState::Ready {
+        std::thread::yield_now();
+    }
     let told = store.commit(commit(&[("a", None, profile(1, 1))], 1)).await;
     assert_eq!(told, Err(StoreError::Panicked("told to".to_owned())));
 

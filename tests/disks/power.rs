@@ -124,8 +124,9 @@ async fn cut(home: &Home, disk: &Disk, mut writers: Vec<Writer>, moment: Moment,
     let saved = tokio::task::spawn_blocking(move || {
         stopped.recv().unwrap();
         stands_still(pid);
-        saver.save();
+        let rested = saver.save();
         kill();
+        assert!(rested, "the disk never rests");
     });
     let writers = write_all(&server, writers, acknowledged).await;
     saved.await.unwrap();

@@ -418,7 +418,7 @@ async fn holds_that_cannot_be_read_hold_everything_until_they_are_given_up() {
 
 /// Runs a command for operators; answers its exit code and what it said.
 fn command(server: &Server, words: &[&str]) -> (Option<i32>, String) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    let mut command = program();
     command.args(words).args(["--addr", &server.operations.to_string()]);
     let done = command.env("STEADFAST_OWNER", "ann").output().unwrap();
     let said = [done.stdout, done.stderr].concat();

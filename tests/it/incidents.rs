@@ -1,6 +1,5 @@
 //! Incidents, from the first evidence to the page that an operator reads.
 
-use std::process::Command;
 use std::time::Duration;
 
 use steadfast::app::App;
@@ -112,11 +111,7 @@ async fn an_incident_is_recorded_proved_and_kept() {
     let said = |args: Vec<&'static str>| {
         let address = address.clone();
         tokio::task::spawn_blocking(move || {
-            let output = Command::new(env!("CARGO_BIN_EXE_steadfast"))
-                .args(args)
-                .args(["--addr", &address])
-                .output()
-                .unwrap();
+            let output = program().args(args).args(["--addr", &address]).output().unwrap();
             (output.status.code(), String::from_utf8(output.stdout).unwrap())
         })
     };

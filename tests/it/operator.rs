@@ -510,11 +510,7 @@ async fn a_process_takes_over_from_another_under_load() {
 
 /// What the command line says, and its exit code.
 async fn steadfast(operations: SocketAddr, args: &[&str]) -> (i32, String, String) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_steadfast"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEADFAST_"))
-    {
-        command.env_remove(name);
-    }
+    let mut command = program();
     command
         .args(args)
         .env("STEADFAST_OPERATIONS_ADDR", operations.to_string())

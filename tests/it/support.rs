@@ -148,22 +148,26 @@ impl Home {
 
     /// The command that starts it on `dir` with these addresses.
     pub fn command_at(&self, dir: &Path, data: SocketAddr, operations: SocketAddr) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
+        let mut command = program();
         command.arg("serve").arg("--listen").arg(data.to_string());
         command.arg("--operations-listen").arg(operations.to_string());
         command.arg("--data-dir").arg(dir);
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
-        // The machine's own settings are not the test's.
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEADFAST_"))
-        {
-            command.env_remove(name);
-        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
+}
+
+/// The program, without the settings that the machine or the test run has for itself.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEADFAST_"))
+    {
+        command.env_remove(name);
+    }
+    command
 }
 
 fn follow(lines: BufReader<ChildStderr>, log: Arc<Log>) -> JoinHandle<()> {

@@ -372,7 +372,7 @@ impl Core {
     pub fn close(&mut self, limit: Duration) -> Result<(), StartError> {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.snapshotter.stop(limit);
-        let journal = self.shared.journal.close();
+        let journal = self.shared.journal.close_within(limit);
         self.stop.send_replace(true);
         self.guarding = None;
         self.rebuilder.stop(limit);

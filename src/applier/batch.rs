@@ -9,7 +9,7 @@ use crate::accept::End;
 use crate::command::WriteState;
 use crate::model::evaluate::{Evaluation, evaluate};
 use crate::model::{ChangeKind, Command, ProfileKey, Record, Refusal, User, Write, hash};
-use crate::read::Stamped;
+use crate::read::{ProfileCache, Stamped};
 use crate::sites::SiteState;
 use crate::store::{AttributeInfo, ProfilePut, RefusedRecord, SiteCommit};
 
@@ -41,6 +41,29 @@ struct Course {
     /// Refused entries that a delete of this turn erases.
     forget_refused: Vec<u64>,
     failing: bool,
+}
+
+/// The records of users that `entries` write to, as far as `cache` has them, and the keys of those that must be loaded.
+pub fn known(
+    site: &SiteState,
+    entries: &[Stamped],
+    cache: &ProfileCache,
+) -> (HashMap<User, Option<Arc<Record>>>, Vec<ProfileKey>) {
+    let mut records = HashMap::with_capacity(entries.len());
+    let mut missing = Vec::new();
+    for entry in entries {
+        let Command::Write(write) = &entry.entry.command else { continue };
+        if records.contains_key(&write.user) {
+            continue;
+        }
+        let key = ProfileKey::new(site.site.clone(), write.user.clone());
+        let known = cache.get(&key);
+        if known.is_none() {
+            missing.push(key);
+        }
+        records.insert(write.user.clone(), known.flatten());
+    }
+    (records, missing)
 }
 
 /// Evaluates `entries` of one site one after the other; those of one user meet each other's results and

@@ -11,7 +11,7 @@ use tower::Service;
 use super::trouble::Trouble;
 use super::{Leave, Pause, Running, Wait, batch, lane_id};
 use crate::kill_switch::Operation;
-use crate::model::{Command, ProfileKey, Record, User};
+use crate::model::{ProfileKey, Record, User};
 use crate::read::{EntrySource, Stamped};
 use crate::sites::{EntryRef, Lane, SiteState};
 use crate::store::service::Load;
@@ -234,20 +234,7 @@ where
         site: &SiteState,
         entries: &[Stamped],
     ) -> Result<HashMap<User, Option<Arc<Record>>>, StoreError> {
-        let mut records = HashMap::with_capacity(entries.len());
-        let mut missing = Vec::new();
-        for entry in entries {
-            let Command::Write(write) = &entry.entry.command else { continue };
-            if records.contains_key(&write.user) {
-                continue;
-            }
-            let key = ProfileKey::new(site.site.clone(), write.user.clone());
-            let known = self.applier.cache.get(&key);
-            if known.is_none() {
-                missing.push(key);
-            }
-            records.insert(write.user.clone(), known.flatten());
-        }
+        let (mut records, missing) = batch::known(site, entries, &self.applier.cache);
         if !missing.is_empty() {
             let call = Load { purpose: Purpose::Apply, keys: missing.clone() };
             let loaded = self.applier.store.clone().call(call).await?;

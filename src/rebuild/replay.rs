@@ -112,20 +112,7 @@ impl Replayer {
         site: &SiteState,
         entries: &[Stamped],
     ) -> Result<HashMap<User, Option<Arc<Record>>>, Failure> {
-        let mut records = HashMap::with_capacity(entries.len());
-        let mut missing = Vec::new();
-        for entry in entries {
-            let Command::Write(write) = &entry.entry.command else { continue };
-            if records.contains_key(&write.user) {
-                continue;
-            }
-            let key = ProfileKey::new(site.site.clone(), write.user.clone());
-            let known = self.cache.get(&key);
-            if known.is_none() {
-                missing.push(key);
-            }
-            records.insert(write.user.clone(), known.flatten());
-        }
+        let (mut records, mut missing) = batch::known(site, entries, &self.cache);
         // On two threads: nothing else is read meanwhile.
         let second = missing.split_off(missing.len() / 2);
         let calls = [missing, second].map(|keys| (store.load(Purpose::Apply, keys.clone()), keys));

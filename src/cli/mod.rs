@@ -31,6 +31,7 @@ pub mod numbers;
 pub mod operations;
 pub mod options;
 pub mod output;
+mod progress;
 pub mod quota;
 pub mod refused;
 pub mod restore;

@@ -1,22 +1,18 @@
 //! `steadfast snapshot`: a snapshot, or a backup, of a running server.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::amounts::{bytes, count};
 use super::exit::{Exit, after_help};
 use super::failure::CliError;
-use super::operations::{OperatorArgs, OperatorClient, owner};
+use super::operations::{OperatorArgs, owner};
 use super::output;
+use super::progress;
 use super::status_json::snapshot_json;
 use super::values::printable;
-use crate::proto::{GetStatusRequest, SnapshotStatus, TakeSnapshotRequest, TaskState};
-
-/// How often is asked how far it is.
-const LOOK: Duration = Duration::from_millis(250);
+use crate::proto::{SnapshotStatus, TakeSnapshotRequest, TaskState};
 
 /// The command line of `steadfast snapshot`.
 #[derive(Args, Debug)]
@@ -51,7 +47,7 @@ pub async fn run(args: &SnapshotArgs) -> Result<Exit, CliError> {
     let mut snapshot =
         answer.map_err(|status| CliError::read(&status))?.into_inner().snapshot.unwrap_or_default();
     if args.wait {
-        snapshot = wait(args, &mut client, snapshot).await?;
+        snapshot = progress::wait(&args.operator, &mut client, snapshot).await?;
     }
     if args.operator.json {
         output::line(&snapshot_json(&snapshot).to_string())?;
@@ -59,34 +55,6 @@ pub async fn run(args: &SnapshotArgs) -> Result<Exit, CliError> {
         output::line(&text(&snapshot))?;
     }
     Ok(if snapshot.state() == TaskState::Failed { Exit::Refused } else { Exit::Ok })
-}
-
-/// Asks again and again until it has ended.
-async fn wait(
-    args: &SnapshotArgs,
-    client: &mut OperatorClient,
-    begun: SnapshotStatus,
-) -> Result<SnapshotStatus, CliError> {
-    let bar = ProgressBar::new(begun.total);
-    if args.operator.json {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let template = "{wide_bar} {percent:>3} %  {human_pos}/{human_len} records";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut last = begun;
-    while last.state() == TaskState::Running {
-        bar.set_length(last.total);
-        bar.set_position(last.done);
-        tokio::time::sleep(LOOK).await;
-        let request = GetStatusRequest { site: String::new(), max_sites: 1 };
-        let answer = client.get_status(args.operator.request(request)).await;
-        let status = answer.map_err(|status| CliError::read(&status))?.into_inner().status;
-        let snapshot = status.and_then(|status| status.snapshot);
-        last = snapshot
-            .ok_or_else(|| CliError::Answer("it does not know of the snapshot any more".to_owned()))?;
-    }
-    bar.finish_and_clear();
-    Ok(last)
 }
 
 fn text(snapshot: &SnapshotStatus) -> String {

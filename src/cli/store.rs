@@ -1,22 +1,18 @@
 //! `steadfast store rebuild`: a new store out of snapshot and journal, while the server runs.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::amounts::{count, span_or_dash};
 use super::exit::{Exit, after_help};
 use super::failure::CliError;
-use super::operations::{OperatorArgs, OperatorClient, owner};
+use super::operations::{OperatorArgs, owner};
 use super::output;
+use super::progress;
 use super::status_json::rebuild_json;
 use super::values::printable;
-use crate::proto::{GetStatusRequest, RebuildStatus, RebuildStoreRequest, TaskState};
-
-/// How often is asked how far it is.
-const LOOK: Duration = Duration::from_millis(500);
+use crate::proto::{RebuildStatus, RebuildStoreRequest, TaskState};
 
 /// Commands about a running server's store.
 #[derive(Args, Debug)]
@@ -78,7 +74,7 @@ pub async fn run(args: &StoreArgs) -> Result<Exit, CliError> {
     let mut rebuild =
         answer.map_err(|status| CliError::read(&status))?.into_inner().rebuild.unwrap_or_default();
     if args.wait {
-        rebuild = wait(args, &mut client, rebuild).await?;
+        rebuild = progress::wait(&args.operator, &mut client, rebuild).await?;
     }
     if args.operator.json {
         output::line(&rebuild_json(&rebuild).to_string())?;
@@ -86,34 +82,6 @@ pub async fn run(args: &StoreArgs) -> Result<Exit, CliError> {
         output::line(&text(&rebuild))?;
     }
     Ok(if rebuild.state() == TaskState::Failed { Exit::Refused } else { Exit::Ok })
-}
-
-/// Asks again and again until it has ended.
-async fn wait(
-    args: &RebuildArgs,
-    client: &mut OperatorClient,
-    begun: RebuildStatus,
-) -> Result<RebuildStatus, CliError> {
-    let bar = ProgressBar::new(begun.total);
-    if args.operator.json {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let template = "{wide_bar} {percent:>3} %  {human_pos}/{human_len} records  {per_sec}  {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut last = begun;
-    while last.state() == TaskState::Running {
-        bar.set_length(last.total);
-        bar.set_position(last.done);
-        tokio::time::sleep(LOOK).await;
-        let request = GetStatusRequest { site: String::new(), max_sites: 1 };
-        let answer = client.get_status(args.operator.request(request)).await;
-        let status = answer.map_err(|status| CliError::read(&status))?.into_inner().status;
-        let rebuild = status.and_then(|status| status.rebuild);
-        last =
-            rebuild.ok_or_else(|| CliError::Answer("it does not know of the rebuild any more".to_owned()))?;
-    }
-    bar.finish_and_clear();
-    Ok(last)
 }
 
 fn text(rebuild: &RebuildStatus) -> String {

@@ -33,7 +33,7 @@ pub fn look(switch: &StoreSwitch, hung: usize, meters: &StoreMeters, now: Instan
         generation: in_use.number,
         dir: store.dir().to_owned(),
         profiles: store.profiles(),
-        disk_bytes: 0,
+        disk_bytes: store.disk_bytes(),
         commits: calls(&meters.commits, pool("store-writer"), now),
         loads: calls(&meters.loads, pool("store-get").chain(pool("store-apply")), now),
         scans: calls(&meters.scans, pool("store-query"), now),
@@ -43,7 +43,7 @@ pub fn look(switch: &StoreSwitch, hung: usize, meters: &StoreMeters, now: Instan
         cache_miss_share: 0.0,
         index_bytes: store.index_bytes(),
         index_limit_bytes: 0,
-        attributes_not_indexed: 0,
+        attributes_not_indexed: store.attributes_left_out(),
         index_progress,
         last_error,
     }

@@ -34,6 +34,8 @@ pub struct AttributeIndex {
     sites: RwLock<HashMap<Site, Attributes>>,
     capacity: u64,
     used: AtomicU64,
+    // Attributes that are not indexed because it was full.
+    left_out: AtomicU64,
     build: Mutex<Build>,
     done: AtomicU64,
     total: AtomicU64,
@@ -116,6 +118,7 @@ impl AttributeIndex {
             sites: RwLock::default(),
             capacity,
             used: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
             build: Mutex::new(Build { pass: 1, running: true }),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -129,14 +132,15 @@ impl AttributeIndex {
         let mut inner = attribute.inner.write();
         match (indexed, inner.state) {
             (false, _) => {
-                inner.state = AttributeState::Off;
+                self.enter(&mut inner, AttributeState::Off);
                 self.free(&mut inner);
                 false
             }
             (true, AttributeState::Off) => {
                 // Never indexed so far, so a running pass has left some of its profiles out.
                 let next = build.pass + 1;
-                inner.state = if is_new { self.fresh(&build) } else { AttributeState::Building(next) };
+                let state = if is_new { self.fresh(&build) } else { AttributeState::Building(next) };
+                self.enter(&mut inner, state);
                 !is_new
             }
             (true, _) => false,
@@ -265,6 +269,11 @@ impl AttributeIndex {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Attributes of all sites that are not indexed because the index was full.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
     /// The attributes of one site, by name.
     pub fn sizes(&self, site: &Site) -> Vec<IndexSize> {
         let attributes: Vec<_> =
@@ -292,7 +301,7 @@ impl AttributeIndex {
         let build = self.build.lock();
         let (attribute, is_new) = self.attribute_in(&build, site, name);
         if is_new {
-            attribute.inner.write().state = self.fresh(&build);
+            self.enter(&mut attribute.inner.write(), self.fresh(&build));
         }
         attribute
     }
@@ -332,9 +341,18 @@ impl AttributeIndex {
         let after = inner.values.bytes() as u64;
         let used = self.account(before, after);
         if after > before && used > self.capacity {
-            inner.state = AttributeState::Full;
+            self.enter(inner, AttributeState::Full);
             self.free(inner);
         }
+    }
+
+    fn enter(&self, inner: &mut Inner, state: AttributeState) {
+        match (inner.state == AttributeState::Full, state == AttributeState::Full) {
+            (false, true) => self.left_out.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.left_out.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        inner.state = state;
     }
 
     fn free(&self, inner: &mut Inner) {

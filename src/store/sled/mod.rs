@@ -101,6 +101,8 @@ struct Shared {
     // Its files are not where they were opened. What is open is whole, but there is no future for it.
     lost: AtomicBool,
     profiles: AtomicU64,
+    // As of the last flush: to look is to ask the disk.
+    disk_bytes: AtomicU64,
     // sled takes no more writes after the first that failed, whatever becomes of the disk.
     failed: AtomicBool,
 }
@@ -154,10 +156,10 @@ impl SledStore {
         let cache_capacity = options.cache_capacity;
         let opened = catch_unwind(|| {
             let trees = Trees::open(dir, cache_capacity)?;
-            let (mark, registry) = (trees.mark()?, trees.load_registry()?);
-            Ok::<_, StoreError>((trees, mark, registry))
+            let (mark, registry, disk_bytes) = (trees.mark()?, trees.load_registry()?, trees.disk_bytes()?);
+            Ok::<_, StoreError>((trees, mark, registry, disk_bytes))
         });
-        let (trees, mark, registry) =
+        let (trees, mark, registry, disk_bytes) =
             opened.unwrap_or_else(|panic| Err(StoreError::panicked(panic.as_ref())))?;
         let stored_mark = mark;
         let mark = mark.unwrap_or(Mark { node, commit_number: 0, last_position: 0, profiles: 0 });
@@ -179,6 +181,7 @@ impl SledStore {
             damaged: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             profiles: AtomicU64::new(mark.profiles),
+            disk_bytes: AtomicU64::new(disk_bytes),
             failed: AtomicBool::new(false),
         });
         let no_thread = |e| StoreError::Io(format!("cannot start a thread: {e}"));
@@ -225,6 +228,11 @@ impl SledStore {
         self.shared.profiles.load(Ordering::Relaxed)
     }
 
+    /// Bytes on disk, as of the last flush. Never waits for the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.disk_bytes.load(Ordering::Relaxed)
+    }
+
     /// The mark that was found at open; none in a generation without commits.
     pub fn stored_mark(&self) -> Option<Mark> {
         self.stored_mark
@@ -243,6 +251,11 @@ impl SledStore {
     /// Bytes that the attribute index takes.
     pub fn index_bytes(&self) -> u64 {
         self.shared.index.used()
+    }
+
+    /// Attributes that are not indexed because the index was full.
+    pub fn attributes_left_out(&self) -> u64 {
+        self.shared.index.left_out()
     }
 
     /// The index of each attribute of `site`.
@@ -475,6 +488,10 @@ impl Store for SledStore {
             let bytes = shared.written_bytes.load(Ordering::Acquire);
             trees.flush()?;
             shared.flushed_bytes.fetch_max(bytes, Ordering::AcqRel);
+            // A directory that has been removed is no fault of this flush: `check_files` tells of it.
+            if let Ok(bytes) = trees.disk_bytes() {
+                shared.disk_bytes.store(bytes, Ordering::Relaxed);
+            }
             Ok(Flushed { commit_number })
         })
     }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::model::{Applied, EventTime, Grave, Profile, User};
+use std::ops::Bound;
+
+use crate::model::{Applied, Attribute, EventTime, Grave, Profile, User, Value, ValueType};
 use crate::store::{ProfilePut, StoredItem};
 
 const NODE: NodeId = NodeId(7);
@@ -185,4 +187,49 @@ async fn a_proof_leaves_nothing_and_files_that_are_gone_are_missed() {
     assert_eq!(load(&store, "a").await, Some(first));
     assert!(store.retire(Duration::from_secs(10)) && store.has_ended());
     assert_eq!(store.flush().await, Err(StoreError::Closed));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_index_is_said_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SledOptions { index_capacity: 4 << 10, ..SledOptions::default() };
+    let store = SledStore::open(dir.path(), NODE, &options).unwrap();
+    let with = |number: u64| {
+        let Record::Live(mut profile) = Record::clone(&profile(number, 1)) else { unreachable!() };
+        let value = Value::String(format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into());
+        profile.attributes = vec![Attribute { name: "n".into(), value, occurred_at: EventTime::MIN }];
+        Arc::new(Record::Live(profile))
+    };
+    let mut put = commit(&[("a", None, with(1))], 1);
+    let info = AttributeInfo {
+        name: "n".into(),
+        value_type: ValueType::String,
+        first_seen: EventTime::MIN,
+        indexed: true,
+        disabled: false,
+    };
+    put.registry = vec![info.clone()];
+    store.commit(put).await.unwrap();
+    assert_eq!((store.attributes_left_out(), store.index_sizes(&Site::new("s")).len()), (0, 1));
+    let users: Vec<_> = (2..1000).map(|number| format!("u{number}")).collect();
+    let puts: Vec<_> = (2..).zip(&users).map(|(number, user)| (user.as_str(), None, with(number))).collect();
+    store.commit(commit(&puts, 2)).await.unwrap();
+    assert_eq!(store.attributes_left_out(), 1);
+    let scan = IndexScan {
+        site: Site::new("s"),
+        attribute: "n".into(),
+        from: Bound::Unbounded,
+        to: Bound::Unbounded,
+        prefix: None,
+        after: None,
+        limit: 10,
+    };
+    assert_eq!(store.scan_index(scan).await.unwrap_err(), StoreError::NotIndexed("n".into()));
+    // Nobody wants it indexed any more: then it is not left out.
+    let mut off = commit(&[], 3);
+    off.registry = vec![AttributeInfo { indexed: false, ..info }];
+    store.commit(off).await.unwrap();
+    assert_eq!(store.attributes_left_out(), 0);
+    store.flush().await.unwrap();
+    assert_eq!(store.disk_bytes(), std::fs::metadata(dir.path().join("db")).unwrap().len());
 }

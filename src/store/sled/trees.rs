@@ -93,6 +93,11 @@ impl Trees {
         Ok(())
     }
 
+    /// Bytes that all trees take on disk.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.db.size_on_disk()?)
+    }
+
     /// Puts `bytes` of scratch, writes them out, reads them back and removes them.
     pub fn prove(&self, bytes: usize) -> Result<(), StoreError> {
         let scratch = self.db.open_tree("scratch")?;

@@ -100,7 +100,7 @@ async fn taken_over() {
     // Some of them end when their connection does, some go on with the new process.
     writers = write_all(&server, writers, move |_| !enough_written.load(Ordering::SeqCst)).await;
     let new = taken.await.unwrap();
-    writers.iter_mut().for_each(Writer::at_ease);
+    writers.iter_mut().for_each(|writer| writer.at_ease(&[]));
     let mut client = new.client().await;
     check_all(&mut client, &mut writers).await;
     enough.store(true, Ordering::SeqCst);
@@ -147,7 +147,7 @@ async fn thawed() {
         writer.shown(&mut client).await;
     }
     drop(frozen);
-    writers.iter_mut().for_each(Writer::at_ease);
+    writers.iter_mut().for_each(|writer| writer.at_ease(&[]));
     check_all(&mut client, &mut writers).await;
     population.check(&mut client).await;
     server.kill();

@@ -161,9 +161,9 @@ impl Writer {
         self.tolerated = &["CONDITION_NEEDS_STORE"];
     }
 
-    /// For a server that is well.
-    pub fn at_ease(&mut self) {
-        (self.conditions, self.tolerated) = (true, &[]);
+    /// For a server that is well, but for `tolerated`.
+    pub fn at_ease(&mut self, tolerated: &'static [&'static str]) {
+        (self.conditions, self.tolerated) = (true, tolerated);
     }
 
     /// Where its last write that was kept is.

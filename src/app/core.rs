@@ -13,6 +13,7 @@ use super::StartError;
 use super::checkpoint::Checkpoints;
 use super::guarding::{Guarding, guard_options};
 use super::holds::Holds;
+use super::orders::Orders;
 use super::snapshots::{self, Snapshotter};
 use super::start::{
     journal_options, report, sled_options, start_applier, start_journal, take_up_snapshot, take_up_store,
@@ -76,6 +77,8 @@ pub struct Core {
     pub faults: Option<Faults>,
     /// The breakers around the store.
     pub guard: Arc<Guard>,
+    /// Takes operators' orders about them.
+    pub orders: Arc<Orders>,
     /// How far the applier has come.
     pub progress: Progress,
     /// Lanes with work go here.
@@ -199,6 +202,7 @@ impl Core {
         let meters = StoreMeters::new(Instant::now());
         let guard = Guard::new(&guard_options(config), Arc::clone(&clock))?;
         guard.events().attach(BreakerEvents(incidents.clone()));
+        let orders = Arc::new(Orders::connect(holds.switch(), &guard, &incidents, &clock));
         let wrap: Wrap = {
             let (inner, meters, guard) = (Arc::clone(&layers.wrap), meters.clone(), Arc::clone(&guard));
             let faults = faults.clone();
@@ -329,6 +333,7 @@ impl Core {
             ready: wake,
             faults,
             guard,
+            orders,
             progress,
             guarding: Some(guarding),
             rebuilder,

@@ -169,11 +169,16 @@ pub async fn run(args: &BreakerArgs) -> Result<Exit, CliError> {
         output::line(&json.to_string())?;
     } else {
         output::line(&breaker_text(&breaker))?;
-        if !answer.durable && args.mode != ModeArg::Auto {
-            output::line("not kept across a restart")?;
+        if !answer.durable {
+            output::line(match args.mode {
+                ModeArg::Auto => {
+                    "the end of the override is not on disk yet: until it is, the override stands"
+                }
+                _ => "in force, but not on disk yet: it may not survive a restart",
+            })?;
         }
     }
-    Ok(Exit::Ok)
+    Ok(if answer.durable { Exit::Ok } else { Exit::TryAgain })
 }
 
 /// Runs `steadfast pace`.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::kill_switch::Persisting;
 use crate::model::{EventTime, Site};
 
 /// What the store is asked to do, as far as it has breakers of its own.
@@ -23,6 +24,11 @@ impl BreakerOperation {
             Self::Load => "load",
             Self::Query => "query",
         }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Apply, Self::Load, Self::Query].into_iter().find(|operation| operation.as_str() == name)
     }
 }
 
@@ -101,6 +107,24 @@ pub enum BreakerMode {
     Observe,
 }
 
+impl BreakerMode {
+    /// In words, as it is written down.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::ForceOpen => "force_open",
+            Self::ForceClosed => "force_closed",
+            Self::Observe => "observe",
+        }
+    }
+
+    /// The one that is written so.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Auto, Self::ForceOpen, Self::ForceClosed, Self::Observe];
+        all.into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
 /// An operator's word on one breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerOrder {
@@ -166,6 +190,9 @@ pub enum BreakerRefused {
     /// There are as many as can be.
     #[error("{0}")]
     TooMany(String),
+    /// The log that says what is in force cannot be read, so that nothing can be ended before it is set aside.
+    #[error("the audit log cannot be read; release holds-unreadable with `steadfast hold recover` first")]
+    Unreadable,
 }
 
 /// How fast waiting entries are applied at most.
@@ -192,18 +219,15 @@ pub struct PaceStatus {
     pub owner: String,
 }
 
-/// The breakers of the store.
+/// What operators do to the breakers of the store, and to the pace of its applier.
 pub trait Breakers: Send + Sync + 'static {
-    /// Those of the operations, and those of sites that are not Closed or have an order; no more than `most`.
-    fn breakers(&self, most: usize) -> Vec<BreakerStatus>;
+    /// Follows an order. One that asks for something is in force when this returns, whatever the disk does; one
+    /// that ends another ([`BreakerMode::Auto`]) takes effect when that is on disk. The answer says when it is.
+    fn order(&self, order: BreakerOrder) -> Result<Persisting, BreakerRefused>;
 
-    /// Follows an order; a site's breaker that is not there yet is made. Answers the breaker as it is then, and
-    /// whether the order is on disk, to survive a restart.
-    fn order(&self, order: BreakerOrder) -> Result<(BreakerStatus, bool), BreakerRefused>;
+    /// One breaker as it is; a site's that is not there yet is made.
+    fn breaker(&self, scope: &BreakerScope) -> BreakerStatus;
 
     /// Sets the pace of a site, or of all. It lasts until it is changed or the process ends.
     fn set_pace(&self, pace: PaceStatus) -> Result<PaceStatus, BreakerRefused>;
-
-    /// The pace of a site, or of all.
-    fn pace(&self, site: Option<&Site>) -> PaceStatus;
 }

@@ -6,13 +6,11 @@ use super::pace::{Order, PaceSet};
 use super::{Guard, Operation};
 use crate::breaker::{Evidence, Mode, Override, Phase, Rule, ScopeStatus, THRESHOLD};
 use crate::command::breakers::{
-    BreakerEvidence, BreakerMode, BreakerOperation, BreakerOrder, BreakerOverride, BreakerRefused,
-    BreakerScope, BreakerState, BreakerStatus, Breakers, Pace, PaceStatus, TripRule,
+    BreakerEvidence, BreakerMode, BreakerOperation, BreakerOverride, BreakerRefused, BreakerScope,
+    BreakerState, BreakerStatus, Pace, PaceStatus, TripRule,
 };
+use crate::command::operate::Cause;
 use crate::model::Site;
-
-/// Orders in force at once.
-const ORDERS: usize = 1_000;
 
 /// The applier's commits and loads are one thing to operators: of the two, the one that lets less through.
 fn shown(operation: Operation) -> BreakerOperation {
@@ -50,9 +48,10 @@ impl Guard {
         }
     }
 
-    fn status_of(&self, scope: &BreakerScope) -> BreakerStatus {
+    /// One breaker; a site's that is not there yet is made.
+    pub fn status_of(&self, scope: &BreakerScope) -> BreakerStatus {
         let all = meant(scope.operation).iter().map(|&operation| {
-            let handle = self.scope(operation, scope.site.as_ref());
+            let handle = self.own(operation, scope.site.as_ref());
             self.status(operation, &self.registry.status_of(&handle))
         });
         // There is at least one.
@@ -122,8 +121,10 @@ fn mode(mode: BreakerMode) -> Mode {
     }
 }
 
-impl Breakers for Guard {
-    fn breakers(&self, most: usize) -> Vec<BreakerStatus> {
+impl Guard {
+    /// The breakers of the operations, and those of sites that are not Closed or have an order; no more than
+    /// `most`.
+    pub fn breakers(&self, most: usize) -> Vec<BreakerStatus> {
         let mut all: Vec<BreakerStatus> = Vec::new();
         for told in self.registry.status() {
             let is_of_interest =
@@ -143,40 +144,36 @@ impl Breakers for Guard {
         all
     }
 
-    fn order(&self, order: BreakerOrder) -> Result<(BreakerStatus, bool), BreakerRefused> {
-        if order.scope.site.is_some() && !self.isolates() {
-            return Err(BreakerRefused::NoSites);
-        }
-        let (scope, now) = (order.scope.clone(), self.clock.now());
-        let wanted = Override {
-            mode: mode(order.mode),
-            reason: order.reason.clone(),
-            owner: order.owner.clone(),
-            lasts: order.lasts,
-        };
-        wanted.check().map_err(|error| BreakerRefused::Invalid(error.to_string()))?;
+    /// Whether each site has breakers of its own, because the backend keeps sites apart.
+    pub fn keeps_sites_apart(&self) -> bool {
+        self.isolates()
+    }
+
+    /// Does what an operator wants of a breaker from now on, or, without an order, lets it decide by itself again
+    /// because `cause` says so. A site's breaker that is not there yet is made. How long an order holds, and that
+    /// it survives a restart, is for others to see to.
+    pub fn obey(&self, scope: &BreakerScope, order: Option<BreakerOverride>, cause: &Cause) {
+        let said = order.as_ref().map_or((BreakerMode::Auto, &cause.reason, &cause.owner), |known| {
+            (known.order.mode, &known.order.reason, &known.order.owner)
+        });
+        let wanted =
+            Override { mode: mode(said.0), reason: said.1.clone(), owner: said.2.clone(), lasts: None };
         let mut orders = self.orders.lock();
-        orders.retain(|_, known| known.expires_at.is_none_or(|at| at > now));
-        if order.mode == BreakerMode::Auto {
-            orders.remove(&scope);
-        } else if orders.len() >= ORDERS && !orders.contains_key(&scope) {
-            let problem =
-                format!("{ORDERS} breakers have orders already; give some of them back to themselves");
-            return Err(BreakerRefused::TooMany(problem));
-        } else {
-            let expires_at = order.lasts.map(|lasts| now.plus(lasts));
-            orders.insert(scope.clone(), BreakerOverride { order, created_at: now, expires_at });
+        match order {
+            Some(order) => drop(orders.insert(scope.clone(), order)),
+            None => drop(orders.remove(scope)),
         }
         drop(orders);
         for &operation in meant(scope.operation) {
-            let handle = self.scope(operation, scope.site.as_ref());
-            let set = self.registry.set_override(&handle, wanted.clone());
-            set.map_err(|error| BreakerRefused::Invalid(error.to_string()))?;
+            let handle = self.own(operation, scope.site.as_ref());
+            if let Err(error) = self.registry.set_override(&handle, wanted.clone()) {
+                tracing::error!(%error, operation = operation.as_str(), "a breaker does not do as it is told");
+            }
         }
-        Ok((self.status_of(&scope), false))
     }
 
-    fn set_pace(&self, pace: PaceStatus) -> Result<PaceStatus, BreakerRefused> {
+    /// Sets the pace of a site, or of all. It lasts until it is changed or the process ends.
+    pub fn set_pace(&self, pace: PaceStatus) -> Result<PaceStatus, BreakerRefused> {
         let order = match pace.pace {
             Pace::Automatic => None,
             Pace::PerSecond(0) => {
@@ -194,7 +191,8 @@ impl Breakers for Guard {
         Ok(self.pace(site.as_ref()))
     }
 
-    fn pace(&self, site: Option<&Site>) -> PaceStatus {
+    /// The pace of a site, or of all.
+    pub fn pace(&self, site: Option<&Site>) -> PaceStatus {
         let site = site.cloned();
         match self.paces.get(site.as_ref()) {
             None => PaceStatus { site, pace: Pace::Automatic, reason: String::new(), owner: String::new() },

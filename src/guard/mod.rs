@@ -227,11 +227,14 @@ impl Guard {
 
     /// The breaker that decides on calls for `site`.
     fn scope(&self, operation: Operation, site: Option<&Site>) -> ScopeHandle {
+        self.own(operation, site.filter(|_| self.isolates()))
+    }
+
+    /// The breaker of this name, also while the backend does not keep sites apart, so that a site's own decides
+    /// nothing.
+    fn own(&self, operation: Operation, site: Option<&Site>) -> ScopeHandle {
         let root = self.root(operation);
-        match site.filter(|_| self.isolates()) {
-            Some(site) => self.registry.site(root, site.as_str()),
-            None => root.clone(),
-        }
+        site.map_or_else(|| root.clone(), |site| self.registry.site(root, site.as_str()))
     }
 
     /// Leave for one call, to be followed to where it is done.

@@ -11,9 +11,9 @@ use crate::applier::{Permits as _, Wait};
 use crate::breaker::{BUCKET, Phase};
 use crate::clock::ManualClock;
 use crate::command::breakers::{
-    BreakerMode, BreakerOperation, BreakerOrder, BreakerRefused, BreakerState, Breakers as _, Pace,
-    PaceStatus,
+    BreakerMode, BreakerOperation, BreakerOrder, BreakerRefused, BreakerState, Pace, PaceStatus,
 };
+use crate::command::operate::Cause;
 use crate::model::{EventTime, NodeId, ProfileKey, User};
 use crate::store::faulty::{Fault, FaultKind, FaultLevel, Faults, FaultyStore};
 use crate::store::service::Load;
@@ -73,16 +73,19 @@ impl Bench {
         self.store.call(SiteCommit::of(Site::new(site)))
     }
 
-    fn order(&self, scope: BreakerScope, mode: BreakerMode) -> Result<BreakerState, BreakerRefused> {
+    fn order(&self, scope: &BreakerScope, mode: BreakerMode) -> BreakerState {
+        let cause = Cause { owner: "ops".into(), reason: "drill".into() };
         let order = BreakerOrder {
-            scope,
+            scope: scope.clone(),
             mode,
-            reason: "drill".into(),
-            owner: "ops".into(),
+            reason: cause.reason.clone(),
+            owner: cause.owner.clone(),
             ticket: String::new(),
             lasts: None,
         };
-        self.guard.order(order).map(|(status, _)| status.state)
+        let order = BreakerOverride { order, created_at: EventTime::MIN, expires_at: None };
+        self.guard.obey(scope, Some(order).filter(|_| mode != BreakerMode::Auto), &cause);
+        self.guard.status_of(scope).state
     }
 }
 
@@ -265,18 +268,21 @@ async fn operators_force_breakers_and_set_the_pace() {
     let mut bench = Bench::new(false);
     let site = Site::new("s");
     let apply = BreakerScope { operation: BreakerOperation::Apply, site: None };
-    assert_eq!(bench.order(apply.clone(), BreakerMode::ForceOpen), Ok(BreakerState::Open));
+    assert_eq!(bench.order(&apply, BreakerMode::ForceOpen), BreakerState::Open);
     assert!(matches!(bench.guard.ask(&site, 1, 256), Err(Wait { left_alone: true, .. })));
     let told = bench.guard.breakers(100);
     assert_eq!(told.len(), 3);
     assert_eq!(told[0].ordered.as_ref().map(|o| o.order.owner.as_str()), Some("ops"));
-    assert_eq!(bench.order(apply, BreakerMode::Auto), Ok(BreakerState::Open), "it probes first");
+    assert_eq!(bench.order(&apply, BreakerMode::Auto), BreakerState::Open, "it probes first");
+    assert!(bench.guard.breakers(100).iter().all(|told| told.ordered.is_none()));
     bench.run(ms(50));
     assert_eq!(bench.phase(Operation::Apply, None), Phase::HalfOpen);
     assert!(bench.guard.ask(&site, 1_000, 256).is_ok_and(|leave| leave.probe && leave.entries <= 16));
 
     let of_site = BreakerScope { operation: BreakerOperation::Load, site: Some(site.clone()) };
-    assert_eq!(bench.order(of_site, BreakerMode::ForceOpen), Err(BreakerRefused::NoSites));
+    assert!(!bench.guard.keeps_sites_apart());
+    assert_eq!(bench.order(&of_site, BreakerMode::ForceOpen), BreakerState::Open);
+    assert_eq!(bench.phase(Operation::Load, None), Phase::Closed, "a site's own decides on nothing here");
 
     let mut pace = PaceStatus { site: None, pace: Pace::Paused, reason: "r".into(), owner: "o".into() };
     assert_eq!(bench.guard.set_pace(pace.clone()), Ok(pace.clone()));

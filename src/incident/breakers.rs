@@ -13,12 +13,15 @@ pub struct BreakerEvents(pub Incidents);
 
 impl Listener for BreakerEvents {
     fn event(&self, event: &Event) {
-        self.0.report(transition(event));
+        if let Some(transition) = transition(event) {
+            self.0.report(transition);
+        }
     }
 }
 
-fn transition(event: &Event) -> Transition {
-    match event {
+/// None for operators' orders: whoever takes them tells of them, once for all breakers that they concern.
+fn transition(event: &Event) -> Option<Transition> {
+    Some(match event {
         Event::Transition { scope: name, from: _, to, rule, at: _, evidence } => {
             let change = Change::Breaker(match to {
                 Phase::Closed => Breaker::Closed,
@@ -35,19 +38,8 @@ fn transition(event: &Event) -> Transition {
             message: format!("Breaker {name} only observes; it would have opened: {}", words(*rule)),
             evidence: None,
         },
-        Event::Overridden { scope: name, order } => Transition {
-            scope: scope(name),
-            change: Change::Hold,
-            message: format!("Breaker {name}: {:?} by {}: {}", order.mode, order.owner, order.reason),
-            evidence: None,
-        },
-        Event::OverrideExpired { scope: name, order } => Transition {
-            scope: scope(name),
-            change: Change::Hold,
-            message: format!("Breaker {name}: {:?} by {} has expired", order.mode, order.owner),
-            evidence: None,
-        },
-    }
+        Event::Overridden { .. } | Event::OverrideExpired { .. } => return None,
+    })
 }
 
 /// An operation that is not known here counts as the whole node's.
@@ -145,7 +137,7 @@ mod tests {
             at: Duration::ZERO,
             evidence,
         };
-        let transition = transition(&event);
+        let transition = transition(&event).unwrap();
         assert_eq!(transition.scope, Scope::site(Operation::Apply, Site::new("acme")));
         assert_eq!(transition.change, Change::Breaker(Breaker::Open));
         assert_eq!(

@@ -116,7 +116,7 @@ impl Incidents {
         }
     }
 
-    /// A hold or an override was placed, changed, or ended.
+    /// A hold or an override was placed, changed, or ended, or a pace or a quota was set.
     pub fn hold(&self, scope: Scope, message: impl Into<String>) {
         self.note(scope, Change::Hold, message);
     }

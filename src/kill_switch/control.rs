@@ -11,7 +11,7 @@ use super::hold::{Expiry, HOLDS_LIMIT, Hold, HoldId, NewHold};
 use super::rules::{InForce, Rules, Snapshot, cells};
 use super::scope::Scope;
 use super::{HoldError, HoldStatus, Now};
-use crate::model::EventTime;
+use crate::model::{EventTime, Site};
 
 /// A hold that lasts longer than this is warned of so long before it ends.
 pub const WARN_BEFORE: Duration = Duration::from_mins(10);
@@ -256,11 +256,15 @@ impl Control {
         Ok(())
     }
 
-    /// Takes away the override on the same thing; answers whether there was one.
-    pub fn clear_override(&mut self, over: &Override) -> bool {
-        let before = self.overrides.len();
-        self.overrides.retain(|known| !over.replaces(&known.over));
-        self.overrides.len() < before
+    /// Takes away an override, unless another has its place by now.
+    pub fn remove_override(&mut self, over: &Override) {
+        self.overrides.retain(|known| known.over != *over);
+    }
+
+    /// The override on something, if there is one.
+    pub fn override_on(&self, site: Option<&Site>, operation: &str) -> Option<&Override> {
+        let is = |over: &&Override| over.site.as_ref() == site && over.operation == operation;
+        self.overrides.iter().map(|entry| &entry.over).find(is)
     }
 
     /// The overrides in force, and how long they last from `now` on.

@@ -35,7 +35,7 @@ pub use rules::{Deferral, View};
 pub use scope::{Operation, Operations, Scope, UserShare};
 pub use scribe::Scribe;
 pub use service::{Held, Subject, Switched, SwitchedFuture};
-pub use switch::{Admission, KillSwitch, Resumed, Ticket};
+pub use switch::{Admission, Changed, KillSwitch, Resumed, Ticket};
 
 /// Both clocks at one moment. Holds end by the one that nobody sets; the other is for people, and for what
 /// must outlive the process.
@@ -125,6 +125,14 @@ pub struct Persisted {
 }
 
 impl Persisting {
+    /// What is known already.
+    fn done(persisted: Persisted) -> Self {
+        let (done, heard) = oneshot::channel();
+        // The other end is right here.
+        let _ = done.send(persisted);
+        Self(heard)
+    }
+
     /// Waits at most `limit`; then it is not known to be on disk.
     pub async fn within(self, limit: Duration) -> Persisted {
         match tokio::time::timeout(limit, self.0).await {

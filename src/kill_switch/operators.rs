@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::MutexGuard;
+
 use super::audit::{Event, EventKind, Override, Subject};
 use super::control::Control;
 use super::hold::{Hold, HoldId, Invalid, Lasting, Mode, NewHold, check_text};
@@ -10,7 +12,7 @@ use super::rules::View;
 use super::scope::Scope;
 use super::scribe::Then;
 use super::switch::{Draft, KillSwitch};
-use super::{HoldError, HoldStatus, Impact, Now, Persisting};
+use super::{HoldError, HoldStatus, Impact, Now, Persisted, Persisting};
 use crate::model::Site;
 
 impl KillSwitch {
@@ -19,11 +21,21 @@ impl KillSwitch {
         let mut control = self.control.lock();
         let hold = control.place(new, now)?;
         self.publish(&control);
-        let (owner, reason) = (hold.owner.clone(), hold.reason.clone());
+        let who = Who { owner: hold.owner.clone(), reason: hold.reason.clone() };
         let status = control.status(hold.id, now).ok_or(HoldError::NotFound { id: hold.id })?;
-        let subject = Subject::Hold(hold);
-        let event = Draft { at: now, kind: EventKind::Placed, owner, reason, subject };
-        Ok((status, self.order(&mut control, event, Then::Nothing)))
+        let happened = Happened { kind: EventKind::Placed, subject: Subject::Hold(hold), who };
+        Ok((status, self.told(control, happened, now)))
+    }
+
+    /// What has been done is written down, and told to whoever listens.
+    fn told(&self, mut control: MutexGuard<'_, Control>, happened: Happened, now: Now) -> Persisting {
+        let Happened { kind, subject, who } = happened;
+        let Who { owner, reason } = who.clone();
+        let event = Draft { at: now, kind, owner, reason, subject: subject.clone() };
+        let persisting = self.order(&mut control, event, Then::Nothing);
+        drop(control);
+        self.has_changed(kind, &subject, &who);
+        persisting
     }
 
     /// What placing `new` would touch; nothing is changed.
@@ -60,9 +72,8 @@ impl KillSwitch {
         let hold = control.extend(id, lasts, if_version, now)?;
         self.publish(&control);
         let status = control.status(id, now).ok_or(HoldError::NotFound { id })?;
-        let Who { owner, reason } = who;
-        let event = Draft { at: now, kind: EventKind::Extended, owner, reason, subject: Subject::Hold(hold) };
-        Ok((status, self.order(&mut control, event, Then::Nothing)))
+        let happened = Happened { kind: EventKind::Extended, subject: Subject::Hold(hold), who };
+        Ok((status, self.told(control, happened, now)))
     }
 
     /// Releases a hold: it ends when that is on disk, which is when the answer says `durable`. `recover` must
@@ -100,28 +111,44 @@ impl KillSwitch {
         Ok((status, self.view(), View(Arc::new(control.snapshot_without(id)))))
     }
 
-    /// Records that an override was placed; it takes the place of any other on the same thing.
+    /// Places an override, which takes the place of any other on the same thing. Whoever obeys it hears of it
+    /// before this returns ([`Self::on_changed`]).
     pub fn place_override(&self, over: Override, now: Now) -> Result<Persisting, HoldError> {
         check_text("ticket", &over.ticket, false)?;
         let who = Who { owner: over.owner.clone(), reason: over.reason.clone() };
         who.check()?;
         let mut control = self.control.lock();
         control.place_override(&over, now)?;
-        let Who { owner, reason } = who;
-        let subject = Subject::Override(over);
-        let event = Draft { at: now, kind: EventKind::Placed, owner, reason, subject };
-        Ok(self.order(&mut control, event, Then::Nothing))
+        let happened = Happened { kind: EventKind::Placed, subject: Subject::Override(over), who };
+        Ok(self.told(control, happened, now))
     }
 
-    /// Records that an operator ended an override; `over` says whose and how.
-    pub fn clear_override(&self, over: Override, who: Who, now: Now) -> Result<Persisting, HoldError> {
+    /// Ends the override on something, when that is on disk, which is when the answer says `durable`. None there:
+    /// there is nothing to end.
+    pub fn clear_override(
+        &self,
+        site: Option<&Site>,
+        operation: &str,
+        who: Who,
+        now: Now,
+    ) -> Result<Persisting, HoldError> {
         who.check()?;
         let mut control = self.control.lock();
-        control.clear_override(&over);
+        let Some(over) = control.override_on(site, operation) else {
+            return Ok(Persisting::done(Persisted { durable: true, released: 0 }));
+        };
+        if control.hold(HoldId::UNREADABLE).is_some() {
+            return Err(HoldError::Unreadable);
+        }
         let Who { owner, reason } = who;
-        let subject = Subject::Override(over);
+        let subject = Subject::Override(over.clone());
         let event = Draft { at: now, kind: EventKind::Released, owner, reason, subject };
-        Ok(self.order(&mut control, event, Then::Nothing))
+        Ok(self.order(&mut control, event, Then::Clear))
+    }
+
+    /// The override on something, if there is one.
+    pub fn override_on(&self, site: Option<&Site>, operation: &str) -> Option<Override> {
+        self.control.lock().override_on(site, operation).cloned()
     }
 
     /// The overrides in force, with the time that is left.
@@ -203,8 +230,15 @@ fn releasable(
     }
 }
 
+/// What was done, to what, and by whom.
+struct Happened {
+    kind: EventKind,
+    subject: Subject,
+    who: Who,
+}
+
 /// Who does something, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Who {
     /// Who.
     pub owner: String,

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::audit::{AuditError, AuditLog, EVENTS_LIMIT, Event, EventKind, Found, State, Subject};
 use super::control::Control;
 use super::hold::{Hold, HoldId};
+use super::operators::Who;
 use super::switch::{Draft, KillSwitch};
 use super::{Now, Persisted};
 use crate::fs::Fs;
@@ -43,6 +44,8 @@ pub(super) enum Then {
     Nothing,
     /// The hold ends.
     Release(HoldId),
+    /// The override that it is about ends.
+    Clear,
     /// The unreadable log has been replaced, and its hold ends.
     Recover,
 }
@@ -153,7 +156,7 @@ impl Scribe {
         }
         let written = match then {
             Then::Recover => self.recover(draft),
-            Then::Release(_) => self.append(draft, false),
+            Then::Release(_) | Then::Clear => self.append(draft, false),
             Then::Nothing => self.append(draft, true),
         };
         let event = match written {
@@ -167,12 +170,20 @@ impl Scribe {
         let released = match (then, &event.subject) {
             (Then::Release(id), _) => self.switch.let_go(id),
             (Then::Recover, _) => self.switch.let_go(HoldId::UNREADABLE),
+            (Then::Clear, Subject::Override(over)) => {
+                self.switch.control.lock().remove_override(over);
+                0
+            }
             (Then::Nothing, Subject::Hold(hold)) => {
                 self.switch.control.lock().set_durable(hold);
                 0
             }
-            (Then::Nothing, Subject::Override(_)) => 0,
+            (Then::Nothing | Then::Clear, _) => 0,
         };
+        if then != Then::Nothing {
+            let who = Who { owner: event.owner, reason: event.reason };
+            self.switch.has_changed(event.kind, &event.subject, &who);
+        }
         Persisted { durable: true, released }
     }
 

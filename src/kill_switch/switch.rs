@@ -14,6 +14,7 @@ use super::audit::{Event, EventKind, Subject};
 use super::control::Control;
 use super::epoch::{Epoch, Turnstile};
 use super::hold::{HoldId, Mode};
+use super::operators::Who;
 use super::rules::{AnyUser, Snapshot, Verdict, View, cell};
 use super::scope::{Operation, Scope};
 use super::scribe::{Order, Then};
@@ -33,6 +34,10 @@ const REWRITE_AFTER: Duration = Duration::from_secs(1);
 /// frees, and answers how many entries those are.
 pub type Resumed = Box<dyn Fn(&Scope, &View, &View) -> u64 + Send + Sync>;
 
+/// Called after what is in force has changed, a hold or an override, with what happened and who did it; nobody,
+/// if it ended by itself. No lock is held meanwhile, so that the switch may be asked.
+pub type Changed = Box<dyn Fn(&KillSwitch, EventKind, &Subject, &Who) + Send + Sync>;
+
 /// The holds in force.
 pub struct KillSwitch {
     snapshot: ArcSwap<Snapshot>,
@@ -40,6 +45,7 @@ pub struct KillSwitch {
     pub(super) control: Mutex<Control>,
     orders: Sender<Order>,
     resumed: OnceLock<Resumed>,
+    changed: OnceLock<Changed>,
     effects: Effects,
 }
 
@@ -90,6 +96,7 @@ impl KillSwitch {
             control: Mutex::new(control),
             orders,
             resumed: OnceLock::new(),
+            changed: OnceLock::new(),
             effects: Effects { deferred: effect("deferred"), rejected: effect("rejected") },
         };
         (Arc::new(switch), received)
@@ -99,6 +106,19 @@ impl KillSwitch {
     pub fn on_resumed(&self, resumed: Resumed) {
         let first = self.resumed.set(resumed).is_ok();
         debug_assert!(first, "set once");
+    }
+
+    /// Sets what is called when something is placed, changed or ended, once.
+    pub fn on_changed(&self, changed: Changed) {
+        let first = self.changed.set(changed).is_ok();
+        debug_assert!(first, "set once");
+    }
+
+    /// Says that what is in force has changed. Not to be called under the lock.
+    pub(super) fn has_changed(&self, kind: EventKind, subject: &Subject, who: &Who) {
+        if let Some(changed) = self.changed.get() {
+            changed(self, kind, subject, who);
+        }
     }
 
     /// Judges a request. `any_user` says whether one of its users passes a test; a request that is not about
@@ -155,9 +175,10 @@ impl KillSwitch {
         if !due.ended.is_empty() {
             self.publish(&control);
         }
-        for (kind, subject) in due.events {
-            tell(kind, &subject);
-            let event = Draft { at: now, kind, owner: String::new(), reason: String::new(), subject };
+        for (kind, subject) in &due.events {
+            tell(*kind, subject);
+            let subject = subject.clone();
+            let event = Draft { at: now, kind: *kind, owner: String::new(), reason: String::new(), subject };
             // Nobody waits for it: what ended by its time ends by it after a restart too.
             drop(self.order(&mut control, event, Then::Nothing));
         }
@@ -179,6 +200,9 @@ impl KillSwitch {
         gauge!(names::HOLDS_UNREADABLE).set(f64::from(u8::from(figures.unreadable)));
         for scope in due.ended {
             self.resume(&scope, &before);
+        }
+        for (kind, subject) in &due.events {
+            self.has_changed(*kind, subject, &Who::default());
         }
     }
 

@@ -157,7 +157,7 @@ impl Node {
             ticket: String::new(),
             lasts: None,
         };
-        self.core.guard.order(order).unwrap();
+        drop(self.core.orders.order(order).unwrap());
     }
 
     fn pace(&self, pace: Pace) {

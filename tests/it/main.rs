@@ -24,6 +24,7 @@ mod many;
 mod metrics;
 mod operator;
 mod orders;
+mod overrides;
 mod reads;
 mod rebuild;
 mod restart;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::Code;
 
 use super::fields::{Caller, duration, text};
+use super::holds::DURABLE_WITHIN;
 use super::status::backlog;
 use super::{Operators, given};
 use crate::api::encode::{event_time, span};
@@ -14,6 +15,7 @@ use crate::command::breakers::{
     BreakerEvidence, BreakerMode, BreakerOperation, BreakerOrder, BreakerOverride, BreakerRefused,
     BreakerScope, BreakerState, BreakerStatus, Pace, PaceStatus, TripRule,
 };
+use crate::kill_switch::Persisted;
 use crate::model::Site;
 use crate::proto::{self, override_breaker_request::Expiry, set_replay_pace_request::Pace as Asked};
 
@@ -22,7 +24,7 @@ const USUAL: Duration = Duration::from_hours(1);
 const LONGEST: Duration = Duration::from_hours(30 * 24);
 
 impl Operators {
-    pub(super) fn order_breaker(
+    pub(super) async fn order_breaker(
         &self,
         request: proto::OverrideBreakerRequest,
         caller: &Caller,
@@ -54,7 +56,10 @@ impl Operators {
         };
         let ticket = text("ticket", &request.ticket)?;
         let order = BreakerOrder { scope, mode, reason: cause.reason, owner: cause.owner, ticket, lasts };
-        let (breaker, durable) = given(self.handles.breakers.as_ref(), "OverrideBreaker")?.order(order)?;
+        let desk = given(self.handles.breakers.as_ref(), "OverrideBreaker")?;
+        let scope = order.scope.clone();
+        let Persisted { durable, .. } = desk.order(order)?.within(DURABLE_WITHIN).await;
+        let breaker = desk.breaker(&scope);
         Ok(proto::OverrideBreakerResponse { breaker: Some(breaker_status(&breaker)), durable })
     }
 
@@ -111,6 +116,7 @@ impl From<BreakerRefused> for Failure {
             BreakerRefused::Invalid(_) => Self::new(Code::InvalidArgument, "INVALID_FIELD", message),
             BreakerRefused::NoSites => Self::invalid("scope.site", message),
             BreakerRefused::TooMany(_) => Self::new(Code::ResourceExhausted, "LIMIT_EXCEEDED", message),
+            BreakerRefused::Unreadable => Self::new(Code::FailedPrecondition, "HOLDS_UNREADABLE", message),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::kill_switch::{
 use crate::proto::{self, extend_hold_request, hold_event, place_hold_request};
 
 /// How long an answer waits for the disk.
-const DURABLE_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const DURABLE_WITHIN: Duration = Duration::from_secs(2);
 /// How long an answer may wait for requests under way, and how often it looks.
 const LONGEST_DRAIN: Duration = Duration::from_mins(1);
 const DRAIN_LOOK: Duration = Duration::from_millis(10);

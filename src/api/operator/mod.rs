@@ -150,7 +150,7 @@ impl operator_service_server::OperatorService for Operators {
         request: Request<proto::OverrideBreakerRequest>,
     ) -> Answer<proto::OverrideBreakerResponse> {
         let caller = fields::Caller::of(&request);
-        Ok(Response::new(self.order_breaker(take(request).0, &caller)?))
+        Ok(Response::new(self.order_breaker(take(request).0, &caller).await?))
     }
 
     async fn set_replay_pace(

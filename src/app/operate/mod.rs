@@ -59,6 +59,7 @@ impl Operate {
                 shared: Arc::clone(&core.shared),
                 total: quotas.0,
                 segment: quotas.1,
+                incidents: core.incidents.clone(),
             })),
             attributes: Some(Arc::new(AttributeDesk { shared: Arc::clone(&core.shared) })),
             refused: Some(Arc::new(Refusals {
@@ -67,7 +68,7 @@ impl Operate {
                 store: Arc::clone(&core.switch) as Arc<dyn Store>,
                 ready: core.ready.clone(),
             })),
-            breakers: Some(Arc::<crate::guard::Guard>::clone(&core.guard)),
+            breakers: Some(Arc::<crate::app::Orders>::clone(&core.orders)),
         };
         let (stop, stopping) = channel::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::accept::Shared;
 use crate::command::QuotaStatus;
 use crate::command::operate::{Cause, QuotaRefused, Quotas};
+use crate::incident::{self, Incidents};
 use crate::model::Site;
 
 /// Sets quotas; what is configured counts again after a restart.
@@ -16,6 +17,8 @@ pub struct QuotaDesk {
     pub total: u64,
     /// The length of a segment: the journal needs some of them.
     pub segment: u64,
+    /// Hears of what is set.
+    pub incidents: Incidents,
 }
 
 /// The most that can be asked for: what the configuration may say too.
@@ -67,6 +70,12 @@ impl Quotas for QuotaDesk {
         };
         let of = site.as_ref().map_or("all sites", Site::as_str);
         tracing::info!(owner, reason, of, limit = told.limit_bytes, "a quota was set");
+        let message = format!(
+            "The journal's quota of {of} was set to {} MiB by {owner}: {reason}",
+            told.limit_bytes >> 20
+        );
+        // It is about the journal: no operation of the store.
+        self.incidents.hold(incident::Scope { operation: None, site }, message);
         Ok(told)
     }
 }

@@ -13,7 +13,7 @@ use crate::api::Meters;
 use crate::app::Core;
 use crate::applier::{Permits as _, RefusedList};
 use crate::command::breakers::{
-    BreakerOperation, BreakerScope, BreakerState, BreakerStatus, Breakers as _, Pace, PaceStatus,
+    BreakerOperation, BreakerScope, BreakerState, BreakerStatus, Pace, PaceStatus,
 };
 use crate::command::operate::{RebuildTasks, SnapshotTasks, StatusSource};
 use crate::command::{

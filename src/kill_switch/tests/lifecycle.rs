@@ -243,9 +243,87 @@ fn overrides_are_kept_and_replaced_by_what_they_are_about() {
     assert_eq!(switch.events(None, u64::MAX, 1)[0].kind, EventKind::Expired);
     let persisting = switch.place_override(over("open", None), clocks.0).unwrap();
     assert!(persisted(&mut scribe, persisting).durable);
-    let persisting = switch.clear_override(over("auto", None), who(), clocks.0).unwrap();
+    let persisting = switch.clear_override(None, "apply", who(), clocks.0).unwrap();
+    assert_eq!(switch.overrides(clocks.0).len(), 1, "not before it is on disk");
     assert!(persisted(&mut scribe, persisting).durable);
     assert!(switch.overrides(clocks.0).is_empty());
+    let last = switch.events(None, u64::MAX, 1).remove(0);
+    assert_eq!((last.kind, last.owner.as_str()), (EventKind::Released, "bob"));
+    let nothing = switch.clear_override(None, "apply", who(), clocks.0).unwrap();
+    assert_eq!(nothing.now(), Some(Persisted { durable: true, released: 0 }));
+
+    // One that is placed while the end of the other is on its way to the disk stays.
+    drop(switch.place_override(over("open", None), clocks.0).unwrap());
+    while scribe.step() {}
+    let cleared = switch.clear_override(None, "apply", who(), clocks.0).unwrap();
+    let persisting = switch.place_override(over("observe", None), clocks.0).unwrap();
+    assert!(persisted(&mut scribe, persisting).durable && cleared.now().unwrap().durable);
+    let (again, _scribe) = open(&fs.restart(Survivors::Synced), clocks.0);
+    for switch in [&switch, &again] {
+        assert_eq!(switch.override_on(None, "apply").unwrap().mode, "observe");
+    }
+}
+
+#[test]
+fn whoever_listens_hears_of_each_change_when_it_is_in_force() {
+    let (fs, mut clocks) = (FaultyFs::new(), Clocks::new());
+    let (switch, mut scribe) = open(&fs, clocks.0);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&heard);
+    switch.on_changed(Box::new(move |switch, kind, _, who| {
+        note.lock().push((kind, who.owner.clone(), switch.in_force()));
+    }));
+    let mut new = new_hold(Some("a"), Mode::Defer);
+    new.lasting = Lasting::For(11 * MINUTE);
+    let (status, _placed) = switch.place(new, clocks.0).unwrap();
+    let id = status.hold.id;
+    switch.tick(clocks.pass(2 * MINUTE));
+    drop(switch.extend(id, Lasting::For(MINUTE), who(), None, clocks.0).unwrap());
+    let second = switch.place(new_hold(Some("b"), Mode::Reject), clocks.0).unwrap().0.hold.id;
+    drop(switch.release(second, who(), None, false, clocks.0).unwrap());
+    while scribe.step() {}
+    switch.tick(clocks.pass(2 * MINUTE));
+    let heard: Vec<_> = heard.lock().iter().map(|(kind, who, left)| (*kind, who.clone(), *left)).collect();
+    let expected = [
+        (EventKind::Placed, "ann", 1),
+        (EventKind::Expiring, "", 1),
+        (EventKind::Extended, "bob", 1),
+        (EventKind::Placed, "ann", 2),
+        (EventKind::Released, "bob", 1),
+        (EventKind::Expired, "", 0),
+    ];
+    assert_eq!(heard, expected.map(|(kind, who, left)| (kind, who.to_owned(), left)));
+}
+
+#[test]
+fn overrides_placed_while_the_log_cannot_be_read_are_kept_by_recovering_it() {
+    let (fs, clocks) = (FaultyFs::new(), Clocks::new());
+    let (switch, mut scribe) = open(&fs, clocks.0);
+    let over = Override {
+        site: None,
+        operation: "load".into(),
+        mode: "force_open".into(),
+        reason: "r".into(),
+        owner: "ann".into(),
+        ticket: String::new(),
+        created_at: clocks.0.wall,
+        expiry: None,
+    };
+    let persisting = switch.place_override(over.clone(), clocks.0).unwrap();
+    assert!(persisted(&mut scribe, persisting).durable);
+    drop((switch, scribe));
+    fs.flip(Path::new("/control/audit.log"), 700, 0xff);
+    let (switch, mut scribe) = open(&fs, clocks.0);
+    assert!(switch.overrides(clocks.0).is_empty(), "nothing of it is believed");
+    let persisting = switch.place_override(over.clone(), clocks.0).unwrap();
+    assert_eq!(switch.override_on(None, "load"), Some(over.clone()), "in force all the same");
+    assert!(!persisted(&mut scribe, persisting).durable);
+    let refused = switch.clear_override(None, "load", who(), clocks.0);
+    assert_eq!(refused.unwrap_err(), HoldError::Unreadable);
+    let (_, persisting) = switch.release(HoldId::UNREADABLE, who(), None, true, clocks.0).unwrap();
+    assert!(persisted(&mut scribe, persisting).durable);
+    let (switch, _scribe) = open(&fs.restart(Survivors::Synced), clocks.0);
+    assert_eq!(switch.override_on(None, "load"), Some(over));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::start::{
 };
 use crate::accept::{Accept, AcceptOptions, BatchStamp, HotMemory, Pending, Requests, Shared, Usage};
 use crate::applier::replay::{Replay, Replayed};
-use crate::applier::{Applier, Gate, Permits, Progress, RefusedList, Resumes};
+use crate::applier::{Applier, Gate, Permits, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::command::TaskSlot;
 use crate::config::Config;
@@ -228,8 +228,7 @@ impl Core {
         let (node, reader) = (opened.node, opened.reader.clone());
         let journal = start_journal(opened, stamp, &ready.0, &hot, &settled, &ledger)?;
         let entries = EntrySource::new(node, reader.clone(), stamp);
-        let resumes = Arc::new(Resumes::default());
-        holds.connect(Arc::clone(&sites), Arc::clone(&usage), Arc::clone(&resumes), ready.0.clone());
+        holds.connect(Arc::clone(&sites), Arc::clone(&usage), Arc::clone(&guard), ready.0.clone());
         let applier = Applier {
             sites: Arc::clone(&sites),
             entries: entries.clone(),
@@ -242,7 +241,6 @@ impl Core {
             gate: Arc::clone(&gate),
             permits: Arc::<Guard>::clone(&guard),
             holds: Arc::clone(holds.switch()),
-            resumes,
             turns: config.applier.outstanding as usize,
             turn_entries: config.applier.commit_entries as usize,
             store: GuardedStore::new(Arc::clone(&switch) as Arc<dyn Store>, Arc::clone(&guard)),

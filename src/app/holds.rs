@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::StartError;
+use super::{Core, StartError};
 use crate::accept::{Shared, Usage};
-use crate::applier::Resumes;
 use crate::clock::Clock;
 use crate::command::operate::HoldDesk;
 use crate::command::{ExportPage, HoldImpact, Lookup, LookupFuture, ReadError, WriteState};
 use crate::config::Config;
 use crate::fs::RealFs;
+use crate::guard::Guard;
 use crate::kill_switch::{Admission, Impact, KillSwitch, NewHold, Now, Operation, Scope, View};
 use crate::model::{Position, Site};
 use crate::sites::{SiteState, Sites};
@@ -83,16 +83,16 @@ impl Holds {
         &self,
         sites: Arc<Sites>,
         usage: Arc<Usage>,
-        resumes: Arc<Resumes>,
+        guard: Arc<Guard>,
         ready: UnboundedSender<Arc<SiteState>>,
     ) {
         self.switch.on_resumed(Box::new(move |scope, before, after| {
             let freed = let_go(&sites, scope, before, after);
             let entries = freed.iter().map(|(_, entries)| entries).sum();
-            if entries > 0 {
-                // First, so that no turn is taken at full speed.
-                resumes.begin(scope.clone(), Instant::now());
-            }
+            let lanes = freed.iter().filter(|(_, entries)| *entries > 0);
+            let lanes: Vec<_> = lanes.map(|(site, entries)| (site.site.clone(), *entries)).collect();
+            // First, so that no turn is taken at full speed.
+            guard.resume_slowly(scope.site.as_ref(), &lanes, Instant::now());
             for (site, _) in freed {
                 let mut lane = site.lane.lock();
                 lane.look_again();
@@ -147,15 +147,15 @@ fn let_go(sites: &Sites, scope: &Scope, before: &View, after: &View) -> Vec<(Arc
 }
 
 /// What operators ask.
-pub struct Desk {
+struct Desk {
     switch: Arc<KillSwitch>,
     shared: Arc<Shared>,
 }
 
-impl Desk {
-    /// Over the switch and what is accepted.
-    pub fn new(switch: Arc<KillSwitch>, shared: Arc<Shared>) -> Self {
-        Self { switch, shared }
+impl Core {
+    /// What operators do to holds.
+    pub fn hold_desk(&self) -> Arc<dyn HoldDesk> {
+        Arc::new(Desk { switch: Arc::clone(self.holds.switch()), shared: Arc::clone(&self.shared) })
     }
 }
 

@@ -15,7 +15,6 @@ mod permits;
 mod progress;
 pub mod refused;
 pub mod replay;
-mod resume;
 mod trouble;
 mod turn;
 
@@ -44,7 +43,6 @@ use line::{Kind, Line};
 pub use permits::{Leave, Permits, Wait};
 pub use progress::Progress;
 pub use refused::RefusedList;
-pub use resume::Resumes;
 use trouble::Trouble;
 
 /// What the applier works on.
@@ -71,8 +69,6 @@ pub struct Applier<S> {
     pub permits: Arc<dyn Permits>,
     /// Which entries are to be left alone.
     pub holds: Arc<KillSwitch>,
-    /// The pace of those that were until lately.
-    pub resumes: Arc<Resumes>,
     /// Turns under way at once, over all lanes.
     pub turns: usize,
     /// Entries that a lane may take in one turn.

@@ -46,10 +46,6 @@ where
             lane.waiting()
         };
         let most = self.applier.turn_entries.min(waiting).max(1);
-        let most = match self.applier.resumes.ask(&site.site, most, Instant::now().into_std()) {
-            Ok(most) => most,
-            Err(again) => return Pause::For(again),
-        };
         let leave = match self.applier.permits.ask(&site.site, waiting, most) {
             Ok(leave) => leave,
             Err(wait) => return self.left_alone(site, wait),
@@ -58,7 +54,6 @@ where
         if taken.is_empty() {
             return self.when_empty(lane_id);
         }
-        let began = Instant::now();
         let applied = tokio::select! {
             biased;
             applied = self.apply(site, &taken, leave.watch) => applied,
@@ -67,7 +62,6 @@ where
                 return Pause::None;
             }
         };
-        self.applier.resumes.took(&site.site, began.elapsed());
         match applied {
             Ok(failing) if failing.is_empty() => {
                 self.succeeded(site, lane_id, &taken);

@@ -86,8 +86,6 @@ pub enum Rule {
     BacklogEmpty,
     /// An operator said so.
     Operator,
-    /// Asked for by the program, to let a backlog in gradually.
-    Requested,
 }
 
 impl Rule {
@@ -107,7 +105,6 @@ impl Rule {
             Self::FullRate => "full_rate",
             Self::BacklogEmpty => "backlog_empty",
             Self::Operator => "operator",
-            Self::Requested => "requested",
         }
     }
 }

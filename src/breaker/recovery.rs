@@ -67,7 +67,10 @@ impl SlowStart {
         backlog: Option<u64>,
         pace: Pace,
     ) -> bool {
-        if slow > 0 {
+        if pace == Pace::Paused {
+            // Nothing passes, so that nothing is learned.
+            self.changed = now;
+        } else if slow > 0 {
             self.rate = (self.rate / 2.0).max(FLOOR);
             self.changed = now;
         } else if now.saturating_sub(self.changed) >= DOUBLING {
@@ -206,10 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn paused_lets_nothing_pass() {
+    fn paused_lets_nothing_pass_and_raises_nothing() {
         let mut start = SlowStart::new(Duration::ZERO);
-        start.tick(TICK, TICK, 0, None, Pace::Paused);
+        for n in 1..=1_000 {
+            assert!(!start.tick(TICK * n, TICK, 0, None, Pace::Paused));
+        }
         assert!(start.take(1, Pace::Paused).is_err());
+        assert!((start.rate(Pace::Auto) - START).abs() < f64::EPSILON);
     }
 
     #[test]

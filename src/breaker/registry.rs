@@ -257,11 +257,6 @@ impl Registry {
         }
     }
 
-    /// Lets a backlog in gradually although nothing was wrong (a hold was released): Closed -> Recovering.
-    pub fn slow_start(&self, scope: &ScopeHandle) {
-        self.change(scope, |scope, parent_passes, _, events| scope.slow_start(parent_passes, events));
-    }
-
     /// The breaker of that name, if there is one.
     pub fn find(&self, operation: &str, site: Option<&str>) -> Option<ScopeHandle> {
         let operations = self.operations.read();

@@ -189,9 +189,9 @@ impl Core {
                     self.tripped_by = Some((rule, evidence));
                 }
                 let passes = self.machine.passes() && parent_passes;
-                // From Recovering to Closed, and into a slow start that was asked for, calls in flight stay
-                // what they are; otherwise the results of those that began before count no more.
-                if matches!(rule, Rule::FullRate | Rule::BacklogEmpty | Rule::Requested) {
+                // From Recovering to Closed calls in flight stay what they are; otherwise the results of those that
+                // began before count no more.
+                if matches!(rule, Rule::FullRate | Rule::BacklogEmpty) {
                     window.set_passes(passes);
                 } else {
                     self.detector.next_generation(at, window, passes);
@@ -414,15 +414,6 @@ impl Scope {
     fn set_mode(&self, core: &mut Core, mode: Mode, parent_passes: bool, events: &mut Vec<Event>) -> bool {
         let evidence = core.evidence(&self.window, None);
         let Some(decision) = core.machine.set_mode(mode) else { return false };
-        let event = core.apply(decision, &self.window, parent_passes, evidence);
-        events.push(event);
-        true
-    }
-
-    pub fn slow_start(&self, parent_passes: bool, events: &mut Vec<Event>) -> bool {
-        let mut core = self.core.lock();
-        let evidence = core.evidence(&self.window, None);
-        let Some(decision) = core.machine.slow_start() else { return false };
         let event = core.apply(decision, &self.window, parent_passes, evidence);
         events.push(event);
         true

@@ -361,9 +361,4 @@ impl Machine {
             *until = self.now;
         }
     }
-
-    /// Lets a backlog in gradually although nothing was wrong: Closed -> Recovering.
-    pub fn slow_start(&mut self) -> Option<Decision> {
-        (self.mode == Mode::Auto && self.passes()).then(|| self.recover(Rule::Requested))
-    }
 }

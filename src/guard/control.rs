@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::{Order, PaceSet};
 use super::{Guard, Operation};
-use crate::breaker::{Evidence, Mode, Override, Phase, Rule, ScopeStatus, THRESHOLD};
+use crate::breaker::{Evidence, Mode, Override, Pace as SlowStartPace, Phase, Rule, ScopeStatus, THRESHOLD};
 use crate::command::breakers::{
     BreakerEvidence, BreakerMode, BreakerOperation, BreakerOverride, BreakerRefused, BreakerScope,
     BreakerState, BreakerStatus, Pace, PaceStatus, TripRule,
@@ -188,6 +188,12 @@ impl Guard {
         let site = pace.site.clone();
         let set = self.paces.set(pace.site, set, Instant::now());
         set.map_err(|error| BreakerRefused::TooMany(error.to_string()))?;
+        // A slow start of the breaker goes by it too; where sites have none of their own, the store's does not go by
+        // theirs.
+        if site.is_none() || self.isolates() {
+            self.own(Operation::Apply, site.as_ref())
+                .set_pace(order.map_or(SlowStartPace::Auto, Order::pace));
+        }
         Ok(self.pace(site.as_ref()))
     }
 

@@ -97,6 +97,7 @@ impl Guard {
             Some(Order::Paused) => 0.0,
             Some(Order::PerSecond(rate)) => rate as f64,
         };
-        ordered.min(slow_start.unwrap_or(f64::INFINITY))
+        let slow_starts = slow_start.into_iter().chain(self.resuming(None));
+        slow_starts.fold(ordered, f64::min)
     }
 }

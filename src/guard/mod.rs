@@ -7,7 +7,8 @@
 //! operation, and the operation's own is judged by the backend's threads.
 //!
 //! - [`GuardedStore`]: the store as services, behind the breaker;
-//! - [`Guard`] as [`Permits`]: which lanes the applier gives turns to, and how large;
+//! - [`Guard`] as [`Permits`]: which lanes the applier gives turns to, and how large: by the breaker, by what
+//!   operators say, and by the slow start of what a hold has let go;
 //! - [`Upkeep`]: canaries where nothing else can probe, and the length of backlogs for slow starts;
 //! - [`Events`]: what happened, for whoever records it.
 //!
@@ -20,6 +21,7 @@ mod follow;
 mod measure;
 mod pace;
 mod permits;
+mod resume;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -154,6 +156,7 @@ pub struct Guard {
     isolates: AtomicBool,
     events: Events,
     paces: pace::Paces,
+    resumes: resume::Resumes,
     unflushed_limit: u64,
     /// Tells how many bytes are not flushed.
     unflushed: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
@@ -187,6 +190,7 @@ impl Guard {
             isolates: AtomicBool::new(options.isolates_sites),
             events,
             paces: pace::Paces::default(),
+            resumes: resume::Resumes::default(),
             unflushed_limit: options.unflushed_limit,
             unflushed: OnceLock::new(),
             generation: AtomicU64::new(0),
@@ -268,8 +272,24 @@ impl Guard {
         self.registry.backend_replaced();
     }
 
-    /// Lets what waits in gradually, although nothing was wrong with the store: a hold has been released.
-    pub fn resume_slowly(&self, site: Option<&Site>) {
-        self.registry.slow_start(&self.scope(Operation::Apply, site));
+    /// Lets in gradually what a hold of `site`, or of all, has let go at `now`: lanes, and how many entries of each.
+    /// Other lanes go on as before, and so does the store's breaker.
+    pub fn resume_slowly(&self, site: Option<&Site>, freed: &[(Site, u64)], now: Instant) {
+        self.resumes.begin(site, freed, self.slow_verdicts(), now);
+    }
+
+    /// Entries a second at which the lane of `site`, or the whole store, is at present let in after a hold; none: it
+    /// is not.
+    pub fn resuming(&self, site: Option<&Site>) -> Option<f64> {
+        self.resumes.rate(site, |scope| self.paces.pace(scope))
+    }
+
+    /// Whether anything is let in gradually after a hold.
+    pub fn is_resuming(&self) -> bool {
+        self.resumes.any()
+    }
+
+    fn slow_verdicts(&self) -> u64 {
+        self.registry.status_of(self.root(Operation::Apply)).judged.1
     }
 }

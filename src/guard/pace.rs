@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::breaker::Pace;
 use crate::model::Site;
 
 /// Sites that can have a pace of their own.
@@ -21,6 +22,16 @@ pub enum Order {
     PerSecond(u64),
     /// None.
     Paused,
+}
+
+impl Order {
+    /// As a slow start has it. What is more than it can say is no limit in effect.
+    pub(super) fn pace(self) -> Pace {
+        match self {
+            Self::Paused => Pace::Paused,
+            Self::PerSecond(rate) => Pace::Fixed(u32::try_from(rate).unwrap_or(u32::MAX)),
+        }
+    }
 }
 
 /// An order, with who gave it and why.
@@ -115,6 +126,21 @@ impl Paces {
         bucket.map(|bucket| bucket.set.clone())
     }
 
+    /// The same as a slow start has it: for a site the lower of its own and that of all.
+    pub fn pace(&self, site: Option<&Site>) -> Pace {
+        if !self.any.load(Ordering::Acquire) {
+            return Pace::Auto;
+        }
+        let state = self.state.lock();
+        let own = site.and_then(|site| state.sites.get(site));
+        let orders = state.all.iter().chain(own).map(|bucket| bucket.set.order.pace());
+        orders.fold(Pace::Auto, |lowest, pace| match (lowest, pace) {
+            (Pace::Paused, _) | (_, Pace::Paused) => Pace::Paused,
+            (Pace::Fixed(rate), Pace::Fixed(other)) => Pace::Fixed(rate.min(other)),
+            (Pace::Auto, pace) | (pace, Pace::Auto) => pace,
+        })
+    }
+
     /// How many entries a turn of `site` may have now: no more than `most`. Otherwise when to ask again.
     pub fn turn(&self, site: &Site, most: u32, now: Instant) -> Result<u32, Duration> {
         if !self.any.load(Ordering::Acquire) {
@@ -183,6 +209,21 @@ mod tests {
         paces.set(Some(a.clone()), None, Instant::now()).unwrap();
         assert_eq!(paces.turn(&a, 256, Instant::now()), Ok(256));
         assert_eq!(paces.get(Some(&a)), None);
+    }
+
+    #[test]
+    fn a_slow_start_hears_the_lower_pace() {
+        let (paces, a) = (Paces::default(), Site::new("a"));
+        assert_eq!(paces.pace(Some(&a)), Pace::Auto);
+        let set =
+            |site: Option<&Site>, order| paces.set(site.cloned(), Some(to(order)), Instant::now()).unwrap();
+        set(None, Order::PerSecond(1_000));
+        set(Some(&a), Order::PerSecond(u64::MAX));
+        assert_eq!((paces.pace(Some(&a)), paces.pace(None)), (Pace::Fixed(1_000), Pace::Fixed(1_000)));
+        set(Some(&a), Order::PerSecond(50));
+        assert_eq!((paces.pace(Some(&a)), paces.pace(None)), (Pace::Fixed(50), Pace::Fixed(1_000)));
+        set(None, Order::Paused);
+        assert_eq!(paces.pace(Some(&a)), Pace::Paused);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::resume::Asked;
 use super::{Guard, Operation, classify};
 use crate::applier::{Leave, Permits, Wait};
 use crate::breaker::{Reason, Role};
@@ -42,19 +43,37 @@ impl Permits for Guard {
     }
 
     fn ask(&self, site: &Site, waiting: usize, most: usize) -> Result<Leave, Wait> {
+        self.ask_at(site, waiting, most, Instant::now())
+    }
+}
+
+impl Guard {
+    /// Leave for a turn, asked for at `now`.
+    pub(super) fn ask_at(
+        &self,
+        site: &Site,
+        waiting: usize,
+        most: usize,
+        now: Instant,
+    ) -> Result<Leave, Wait> {
         if !self.has_flushed_enough() {
             return Err(Wait { again: FLUSH_AGAIN, left_alone: false });
         }
         let left_alone = self.paces.paused(site);
         let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let paced = self.paces.turn(site, most, Instant::now());
+        let paced = self.paces.turn(site, most, now);
         let most = paced.map_err(|again| Wait { again, left_alone })?;
+        let pace = |scope: Option<&Site>| self.paces.pace(scope);
+        let asked = Asked { site, waiting, now, pace: &pace, slow: &|| self.slow_verdicts() };
+        let slowly = self.resumes.turn(&asked, most);
+        let most = slowly.map_err(|again| Wait { again: again.min(ASK_AGAIN), left_alone: false })?;
         let scope = self.scope(Operation::Apply, Some(site));
         let most = scope.turn().map_or(most, |turn| most.min(turn)).max(1);
         let entries = most.min(u32::try_from(waiting).unwrap_or(u32::MAX)).max(1);
         let followed = self.admit(Operation::Apply, Some(site), Role::Background, entries);
         let followed = followed.map_err(|refused| wait(&refused))?;
         self.paces.charge(site, entries);
+        self.resumes.charge(site, entries, pace);
         let probe = followed.is_probe();
         Ok(Leave { entries: entries as usize, probe, watch: Some(followed.watch()) })
     }

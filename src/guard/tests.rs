@@ -246,8 +246,20 @@ async fn too_much_that_is_not_flushed_pauses_the_applier_without_a_trip() {
 #[tokio::test]
 async fn recovering_turns_are_small_and_grow() {
     let mut bench = Bench::new(false);
-    bench.guard.resume_slowly(None);
     let site = Site::new("s");
+    for mode in [BreakerMode::ForceOpen, BreakerMode::Auto] {
+        bench.order(&BreakerScope { operation: BreakerOperation::Apply, site: None }, mode);
+    }
+    while bench.phase(Operation::Apply, None) != Phase::Recovering {
+        bench.tick();
+        // A turn that was quick.
+        if let Ok(leave) = bench.guard.ask(&site, 1, 256) {
+            let mut watch = leave.watch.unwrap();
+            watch.began();
+            watch.ended(None);
+        }
+    }
+    // The applier's loads have a breaker of their own, which lets nothing more than this one's turns through.
     let mut applied = 0;
     let mut largest = 0;
     for _ in 0..120 {
@@ -261,6 +273,47 @@ async fn recovering_turns_are_small_and_grow() {
     assert!((2_800..3_800).contains(&applied), "{applied}");
     assert!((200..=256).contains(&largest), "{largest}");
     assert!(bench.guard.left_alone(&site).is_none(), "slowly, but it goes");
+}
+
+#[tokio::test]
+async fn what_a_hold_let_go_is_let_in_slowly_and_nobody_else_waits() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut bench = Bench::new(false);
+    let (freed, live) = (Site::new("freed"), Site::new("live"));
+    let begin = std::time::Instant::now();
+    bench.guard.resume_slowly(Some(&freed), &[(freed.clone(), 50_000)], begin);
+    let (mut first, mut neighbours, mut now) = (0, 0, Duration::ZERO);
+    while now < SECOND {
+        for (site, sum) in [(&freed, &mut first), (&live, &mut neighbours)] {
+            if let Ok(leave) = bench.guard.ask_at(site, 100_000, 256, begin + now) {
+                *sum += leave.entries;
+                let mut watch = leave.watch.unwrap();
+                watch.began();
+                watch.ended(None);
+            }
+        }
+        now += ms(5);
+        if now.as_millis().is_multiple_of(25) {
+            bench.tick();
+        }
+    }
+    assert!((100..=250).contains(&first), "{first}");
+    assert_eq!(neighbours, 200 * 256, "its turns are as large and as many as they like");
+    let rate = bench.guard.resuming(Some(&freed)).unwrap();
+    assert!((200.0..=800.0).contains(&rate), "{rate}");
+    assert!(bench.guard.resuming(Some(&live)).is_none() && bench.guard.is_resuming());
+    assert!(bench.guard.left_alone(&freed).is_none(), "slowly, but it goes");
+
+    // A pace counts here as it does after a trip; paused, nothing of it is applied.
+    let pace = |pace| PaceStatus { site: Some(freed.clone()), pace, reason: "r".into(), owner: "o".into() };
+    bench.guard.set_pace(pace(Pace::PerSecond(40))).unwrap();
+    assert_eq!(bench.guard.resuming(Some(&freed)), Some(40.0));
+    bench.guard.set_pace(pace(Pace::Paused)).unwrap();
+    let paused = bench.guard.ask_at(&freed, 100_000, 256, begin + SECOND);
+    assert!(matches!(paused, Err(Wait { left_alone: true, .. })));
+    assert!(bench.guard.left_alone(&freed).is_some());
+    bench.guard.set_pace(pace(Pace::Automatic)).unwrap();
+    assert_eq!(bench.guard.resuming(Some(&freed)), Some(rate));
 }
 
 #[tokio::test]

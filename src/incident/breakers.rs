@@ -87,7 +87,6 @@ fn words(rule: breaker::Rule) -> String {
         R::FullRate => "the whole load passes again".to_owned(),
         R::BacklogEmpty => "nothing waits any more".to_owned(),
         R::Operator => "an operator said so".to_owned(),
-        R::Requested => "what waited is let in gradually".to_owned(),
     }
 }
 

@@ -45,6 +45,8 @@ pub struct KillSwitch {
     pub(super) control: Mutex<Control>,
     orders: Sender<Order>,
     resumed: OnceLock<Resumed>,
+    /// What holds had let go before anybody was there to go on: those that had expired at the start.
+    early: Mutex<Vec<(Scope, View)>>,
     changed: OnceLock<Changed>,
     effects: Effects,
 }
@@ -96,16 +98,23 @@ impl KillSwitch {
             control: Mutex::new(control),
             orders,
             resumed: OnceLock::new(),
+            early: Mutex::default(),
             changed: OnceLock::new(),
             effects: Effects { deferred: effect("deferred"), rejected: effect("rejected") },
         };
         (Arc::new(switch), received)
     }
 
-    /// Sets what is called when holds let go, once.
+    /// Sets what is called when holds let go, once. Hears at once of those that had ended before.
     pub fn on_resumed(&self, resumed: Resumed) {
+        let mut early = self.early.lock();
         let first = self.resumed.set(resumed).is_ok();
         debug_assert!(first, "set once");
+        let ended = std::mem::take(&mut *early);
+        drop(early);
+        for (scope, before) in ended {
+            self.resume(&scope, &before);
+        }
     }
 
     /// Sets what is called when something is placed, changed or ended, once.
@@ -225,7 +234,13 @@ impl KillSwitch {
     }
 
     fn resume(&self, scope: &Scope, before: &View) -> u64 {
-        self.resumed.get().map_or(0, |resumed| resumed(scope, before, &self.view()))
+        let mut early = self.early.lock();
+        let Some(resumed) = self.resumed.get() else {
+            early.push((scope.clone(), before.clone()));
+            return 0;
+        };
+        drop(early);
+        resumed(scope, before, &self.view())
     }
 
     /// Hands an event to the scribe, in the order of what it tells of.

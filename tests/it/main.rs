@@ -28,6 +28,7 @@ mod overrides;
 mod reads;
 mod rebuild;
 mod restart;
+mod resume;
 #[allow(dead_code, reason = "as above")]
 mod support;
 mod tasks;

@@ -19,7 +19,6 @@ use tokio::sync::{mpsc, watch as channel};
 use self::attributes::AttributeDesk;
 use self::quotas::QuotaDesk;
 use self::refused::Refusals;
-use super::holds::Desk;
 use super::{Core, StartError};
 use crate::api::operator::Handles;
 use crate::command::faults::FaultDesk;
@@ -53,7 +52,7 @@ impl Operate {
             status: Some(Arc::<watch::Watch>::clone(&watch)),
             snapshots,
             rebuilds,
-            holds: Some(Arc::new(Desk::new(Arc::clone(core.holds.switch()), Arc::clone(&core.shared)))),
+            holds: Some(core.hold_desk()),
             incidents: Some(core.incidents.clone()),
             quotas: Some(Arc::new(QuotaDesk {
                 shared: Arc::clone(&core.shared),

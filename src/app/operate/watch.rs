@@ -216,13 +216,13 @@ impl Watch {
         let applied = (accepted - growth).max(0.0);
         let oldest_age = lanes.oldest.map(|first| self.age(history, first));
         let active = lanes.entries - lanes.parked.min(lanes.entries);
-        let state = if active == 0 || oldest_age.is_none_or(|age| age < USUAL_WAIT) {
+        let resuming = self.guard.is_resuming();
+        let usual = oldest_age.is_none_or(|age| age < USUAL_WAIT) && !resuming;
+        let state = if active == 0 || usual {
             BacklogState::None
-        } else if self.guard.is_open(guard::Operation::Apply)
-            || self.pace(None).is_some_and(|set| set.pace == Pace::Paused)
-        {
+        } else if self.guard.is_open(guard::Operation::Apply) || self.all_left_alone(lanes) {
             BacklogState::Waiting
-        } else if applied > accepted {
+        } else if applied > accepted || resuming {
             BacklogState::CatchingUp
         } else {
             BacklogState::NotCatchingUp
@@ -235,12 +235,23 @@ impl Watch {
             oldest_age,
             applied_per_second: applied,
             accepted_per_second: accepted,
-            time_to_catch_up: (state == BacklogState::CatchingUp)
+            time_to_catch_up: (state == BacklogState::CatchingUp && applied > accepted)
                 .then(|| Duration::from_secs_f64(left.min(3.2e8))),
             parked: lanes.parked,
             refused: self.refused.listed() as u64,
             pace: self.pace(None),
         }
+    }
+
+    /// Whether no lane in which entries wait is being applied, because of holds, breakers or operators.
+    fn all_left_alone(&self, lanes: &Lanes) -> bool {
+        let holds = self.holds.view();
+        let is_held =
+            |site: &Site| holds.deferral(site).is_some() && self.guard.resuming(Some(site)).is_none();
+        lanes
+            .waiting
+            .iter()
+            .all(|(_, site)| is_held(&site.site) || self.guard.left_alone(&site.site).is_some())
     }
 
     /// The pace that an operator set for a site, or for all.
@@ -278,10 +289,16 @@ impl Watch {
         let held: Vec<String> =
             self.holds.deferring(&site.site).iter().map(ToString::to_string).take(NAMED_HOLDS).collect();
         let state = if held.is_empty() || !late { state } else { BacklogState::Waiting };
+        let resuming = self.guard.resuming(Some(&site.site)).filter(|_| entries > parked && !left_alone);
+        let state = if resuming.is_some() && held.is_empty() { BacklogState::CatchingUp } else { state };
         let waiting_for = match (stalled, parked) {
             _ if !held.is_empty() && entries > 0 => held.join(", "),
             _ if left_alone && self.paused(&site.site) => "an operator: the applier is paused".to_owned(),
             _ if left_alone => "the store: its apply breaker is open".to_owned(),
+            _ if resuming.is_some() => {
+                let rate = resuming.unwrap_or_default();
+                format!("its turn: {rate:.0} entries/s are let in after a hold")
+            }
             (true, _) => "the store, which does not take its commits".to_owned(),
             (false, 0) => String::new(),
             (false, parked) => format!("an operator: {parked} entries are parked"),
@@ -423,6 +440,9 @@ impl Watch {
             }
             BacklogState::Waiting => why.push(format!("{} entries wait", backlog.entries)),
             BacklogState::None => {}
+        }
+        if self.guard.is_resuming() && backlog.entries > 0 {
+            why.push("what a hold let go is applied at a rising rate".to_owned());
         }
         let holds = self.holds.in_force();
         if holds > 0 {

@@ -172,11 +172,16 @@ fn overrides_need_a_reason_and_an_owner() {
 }
 
 #[test]
-fn a_released_backlog_starts_slowly() {
+fn a_backlog_starts_slowly_and_waits_while_it_is_paused() {
     let (mut bench, root, _) = with_sites(0);
     let writes = bench.registry.add_operation("writes", Settings::writes()).unwrap();
-    bench.registry.slow_start(&writes);
-    assert_eq!(writes.phase(), Phase::Recovering);
+    for mode in [Mode::ForceOpen, Mode::Auto] {
+        bench.registry.set_override(&writes, order(mode, None)).unwrap();
+    }
+    while writes.phase() != Phase::Recovering {
+        bench.tick();
+        quick(&writes, Role::Background);
+    }
     let mut passed = 0;
     for _ in 0..20 {
         bench.tick();

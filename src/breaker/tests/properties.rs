@@ -121,7 +121,6 @@ enum Deed {
     Drop { which: usize },
     Tick { ticks: u8 },
     Order { scope: usize, mode: u8 },
-    SlowStart { scope: usize },
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -133,7 +132,6 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => which().prop_map(|which| Deed::Drop { which }),
         8 => (1..60_u8).prop_map(|ticks| Deed::Tick { ticks }),
         1 => (0..4_usize, 0..4_u8).prop_map(|(scope, mode)| Deed::Order { scope, mode }),
-        1 => (0..4_usize).prop_map(|scope| Deed::SlowStart { scope }),
     ]
 }
 
@@ -189,10 +187,6 @@ proptest! {
                     let order =
                         Override { mode: mode(number), reason: "r".into(), owner: "o".into(), lasts: None };
                     bench.registry.set_override(&scopes[scope], order).unwrap();
-                }
-                Deed::SlowStart { scope } => {
-                    steered = true;
-                    bench.registry.slow_start(&scopes[scope]);
                 }
             }
             if !steered {

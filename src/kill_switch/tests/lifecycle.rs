@@ -233,7 +233,8 @@ fn overrides_are_kept_and_replaced_by_what_they_are_about() {
         let persisting = switch.place_override(over(mode, lasts), clocks.0).unwrap();
         assert!(persisted(&mut scribe, persisting).durable);
     }
-    let (switch, mut scribe) = open(&fs.restart(Survivors::Synced), clocks.pass(MINUTE));
+    let fs = fs.restart(Survivors::Synced);
+    let (switch, mut scribe) = open(&fs, clocks.pass(MINUTE));
     let found = switch.overrides(clocks.0);
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].0.mode.as_str(), found[0].1), ("observe", Some(4 * MINUTE)));

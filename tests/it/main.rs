@@ -29,6 +29,7 @@ mod reads;
 mod rebuild;
 mod restart;
 mod resume;
+mod simulation;
 #[allow(dead_code, reason = "as above")]
 mod support;
 mod tasks;

@@ -2,8 +2,8 @@
 
 mod layers;
 mod operator;
+mod probes;
 mod properties;
-mod simulation;
 mod transitions;
 
 use std::sync::Arc;

@@ -145,6 +145,19 @@ fn force_closed_never_trips_but_does_not_pass_an_open_parent() {
 }
 
 #[test]
+fn what_is_open_closes_at_an_operators_word() {
+    for mode in [Mode::ForceClosed, Mode::Observe] {
+        let (mut bench, root, _) = with_sites(0);
+        let _hung = hang(&root);
+        bench.until(&root, Phase::Open);
+        bench.changes();
+        bench.registry.set_override(&root, order(mode, None)).unwrap();
+        assert!(quick(&root, Role::Caller));
+        assert_eq!(bench.changes(), [("apply".into(), Phase::Open, Phase::Closed, Rule::Operator)]);
+    }
+}
+
+#[test]
 fn observe_reports_and_never_refuses() {
     let (mut bench, root, _) = with_sites(0);
     bench.registry.set_override(&root, order(Mode::Observe, None)).unwrap();

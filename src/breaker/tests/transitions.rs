@@ -306,3 +306,73 @@ fn nothing_to_do_costs_no_transition() {
     bench.run(ms(100_000));
     assert_eq!(bench.changes(), []);
 }
+
+#[test]
+fn a_ramp_trips_again_when_it_is_slow_again() {
+    let (mut bench, scope) = one(Settings::reads());
+    let _hung = hang(&scope);
+    bench.until(&scope, Phase::HalfOpen);
+    while scope.phase() != Phase::Recovering {
+        quick(&scope, Role::Background);
+        bench.tick();
+    }
+    let _again = loop {
+        if let Ok(token) = start(&scope, Role::Caller) {
+            break token;
+        }
+    };
+    assert!(bench.until(&scope, Phase::Open) <= ms(800));
+    let rules: Vec<_> = bench.changes().into_iter().map(|change| change.3).collect();
+    assert_eq!(rules, [Rule::Stall, Rule::OpenTimeOver, Rule::ProbesFast, Rule::Stall]);
+}
+
+#[test]
+fn a_flush_that_is_overdue_while_it_probes_opens_it_again() {
+    let (mut bench, scope) = one(Settings::writes());
+    let hung = hang(&scope);
+    bench.until(&scope, Phase::Open);
+    scope.flush_started();
+    hung.finished(Outcome::Good);
+    bench.until(&scope, Phase::HalfOpen);
+    // Four probes are fast, but there is no fifth.
+    for _ in 0..4 {
+        assert!(quick(&scope, Role::Background));
+    }
+    bench.until(&scope, Phase::Open);
+    let (_, from, _, rule) = bench.changes().pop().unwrap();
+    assert!(matches!((from, rule), (Phase::HalfOpen, Rule::FlushOverdue { .. })), "{from:?} {rule:?}");
+}
+
+#[test]
+fn trips_in_a_row_keep_it_open_for_longer_until_it_has_been_well_for_a_minute() {
+    let (mut bench, scope) = one(Settings::reads());
+    for (expected, well_for) in [(1_000, 0), (2_000, 59_000), (4_000, 61_000), (1_000, 0)] {
+        let hung = hang(&scope);
+        bench.until(&scope, Phase::Open);
+        let open = bench.until(&scope, Phase::HalfOpen).as_millis();
+        assert!((expected * 8 / 10..=expected * 12 / 10 + 25).contains(&open), "{open} of {expected}");
+        hung.finished(Outcome::Good);
+        while scope.phase() != Phase::Closed {
+            quick(&scope, Role::Background);
+            bench.tick();
+        }
+        bench.run(ms(well_for));
+    }
+}
+
+/// Waiting entries must not make a queue of old calls: age counts from when the backend begins.
+#[test]
+fn a_long_queue_before_the_backend_is_not_a_fault() {
+    let (mut bench, scope) = one(Settings::writes());
+    let mut queue: std::collections::VecDeque<CallToken> =
+        (0..10_000).map(|_| scope.admit(Role::Background, 1).unwrap()).collect();
+    while let Some(mut token) = queue.pop_front() {
+        token.started();
+        token.finished(Outcome::Good);
+        if queue.len().is_multiple_of(4) {
+            bench.tick();
+        }
+    }
+    assert!(bench.now > ms(60_000));
+    assert_eq!(bench.changes(), []);
+}

@@ -13,42 +13,55 @@ use tonic::{Code, Request};
 
 use crate::support::{self, Client, Home, SITE, Server, info, reason, set, text};
 
-struct Day {
-    server: Server,
-    client: Client,
-    operator: OperatorServiceClient<Channel>,
+/// A server whose store fails when its operator says so.
+pub struct Day {
+    pub server: Server,
+    pub client: Client,
+    pub operator: OperatorServiceClient<Channel>,
 }
 
 /// Nothing is deferred because of the time that it takes.
-async fn begin() -> (Home, Day) {
+pub async fn begin() -> (Home, Day) {
     let home = Home::new().set("server.fault_injection=true");
-    let server = home.start();
-    let client = server.client().await;
-    let operator = OperatorServiceClient::new(support::channel(server.operations).await);
-    (home, Day { server, client, operator })
+    let day = Day::on(&home).await;
+    (home, day)
+}
+
+pub fn fault(place: FaultPlace, call: StoreCall, site: &str, effect: Effect) -> Fault {
+    Fault {
+        place: place.into(),
+        calls: vec![call.into()],
+        site: site.into(),
+        effect: Some(effect),
+        ..Fault::default()
+    }
 }
 
 impl Day {
-    async fn inject(&mut self, place: FaultPlace, call: StoreCall, site: &str, effect: Effect) -> String {
-        let fault = Fault {
-            place: place.into(),
-            calls: vec![call.into()],
-            site: site.into(),
-            effect: Some(effect),
-            ..Fault::default()
-        };
+    pub async fn on(home: &Home) -> Self {
+        let server = home.start();
+        let client = server.client().await;
+        let operator = OperatorServiceClient::new(support::channel(server.operations).await);
+        Self { server, client, operator }
+    }
+
+    pub async fn break_with(&mut self, fault: Fault) -> String {
         let request = InjectFaultRequest { fault: Some(fault) };
         self.operator.inject_fault(request).await.unwrap().into_inner().fault.unwrap().id
     }
 
+    async fn inject(&mut self, place: FaultPlace, call: StoreCall, site: &str, effect: Effect) -> String {
+        self.break_with(fault(place, call, site, effect)).await
+    }
+
     /// Ends all faults; answers how many calls they struck.
-    async fn clear(&mut self) -> u64 {
+    pub async fn clear(&mut self) -> u64 {
         let cleared = self.operator.clear_faults(ClearFaultsRequest::default()).await.unwrap();
         cleared.into_inner().faults.iter().map(|fault| fault.struck).sum()
     }
 
     /// Until the breaker is in this state; a site's breaker that is not told of is closed.
-    async fn until(&mut self, operation: BreakerOperation, site: &str, state: BreakerState) {
+    pub async fn until(&mut self, operation: BreakerOperation, site: &str, state: BreakerState) {
         let interval = prost_types::Duration { seconds: 0, nanos: 100_000_000 };
         let request = WatchStatusRequest { interval: Some(interval), ..WatchStatusRequest::default() };
         let mut watch = self.operator.watch_status(request).await.unwrap().into_inner();
@@ -65,7 +78,7 @@ impl Day {
     }
 
     /// A write that must be answered within `deadline`.
-    async fn write(&self, site: &str, user: &str, deadline: Duration) -> Result<Outcome, tonic::Status> {
+    pub async fn write(&self, site: &str, user: &str, deadline: Duration) -> Result<Outcome, tonic::Status> {
         let mut request = Request::new(set(user, [("plan", text("pro"))]));
         request.get_mut().site = site.into();
         request.set_timeout(deadline);
@@ -73,14 +86,14 @@ impl Day {
         Ok(answer.into_inner().receipt.unwrap().outcome())
     }
 
-    async fn get(&self, site: &str, user: &str) -> Result<proto::Profile, tonic::Status> {
+    pub async fn get(&self, site: &str, user: &str) -> Result<proto::Profile, tonic::Status> {
         let request =
             proto::GetProfileRequest { site: site.into(), user: user.into(), include_occurred_at: false };
         Ok(self.client.clone().get_profile(request).await?.into_inner().profile.unwrap())
     }
 }
 
-const LONG: Duration = Duration::from_mins(1);
+pub const LONG: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn a_hanging_writer_is_heard_as_deferred_before_any_deadline() {

@@ -76,6 +76,10 @@ fn at_site(site: &str, user: &str) -> proto::IdentifyRequest {
     proto::IdentifyRequest { site: site.into(), ..set(user, [("plan", text("pro"))]) }
 }
 
+fn journaled(request: proto::IdentifyRequest) -> proto::IdentifyRequest {
+    proto::IdentifyRequest { wait: proto::Wait::Journaled.into(), ..request }
+}
+
 fn retry_after(status: &Status) -> Option<Duration> {
     status.get_error_details().retry_info().and_then(|info| info.retry_delay)
 }
@@ -315,30 +319,46 @@ async fn holds_and_what_waits_survive_any_end() {
 }
 
 #[tokio::test]
-async fn a_backlog_is_applied_under_live_traffic() {
-    const USERS: usize = 2_000;
+async fn a_backlog_of_a_hundred_thousand_is_applied_under_live_traffic() {
+    const USERS: usize = 25_000;
+    const EACH: usize = 4;
     let home = Home::new();
     let server = home.start();
     let (mut client, mut operator) = (server.client().await, operator(&server).await);
     let id = place(&mut operator, hold(scope(SITE, &[]), HoldMode::Defer)).await;
-    for chunk in (0..USERS).collect::<Vec<_>>().chunks(1_000) {
-        let requests = chunk.iter().map(|n| add(&format!("user-{n}"), "n", 1.0)).collect();
-        let answer = client.identify_many(proto::IdentifyManyRequest { requests }).await.unwrap();
-        assert_eq!(answer.into_inner().failed, 0);
+    for _ in 0..EACH {
+        for first in (0..USERS).step_by(1_000) {
+            let requests = (first..first + 1_000).map(|n| add(&format!("user-{n}"), "n", 1.0)).collect();
+            let answer = client.identify_many(proto::IdentifyManyRequest { requests }).await.unwrap();
+            assert_eq!(answer.into_inner().failed, 0);
+        }
     }
-    assert_eq!(release(&mut operator, &id).await, USERS as u64);
+    assert_eq!(release(&mut operator, &id).await, (USERS * EACH) as u64);
     // A site that was never held back does not wait for the others.
-    for n in 0..20 {
+    for n in 0..100 {
         applied(&mut client, at_site("other", &format!("user-{n}"))).await;
     }
-    // New writes of users with a backlog come behind it, and end when it has ended.
-    for n in [0, USERS / 2, USERS - 1] {
-        let receipt = applied(&mut client, add(&format!("user-{n}"), "n", 1.0)).await;
-        assert_eq!(receipt.version, Some(2));
+    // New writes of users with a backlog come behind it.
+    let live: Vec<usize> = (0..USERS).step_by(50).collect();
+    for n in &live {
+        let request = add(&format!("user-{n}"), "n", 1.0);
+        let receipt = identify(&mut client, journaled(request)).await.unwrap();
+        assert_eq!(receipt.outcome(), Outcome::Deferred);
     }
-    for n in (0..USERS).step_by(97) {
+    let mut statuses =
+        operator.watch_status(proto::WatchStatusRequest::default()).await.unwrap().into_inner();
+    let status = loop {
+        let status = statuses.message().await.unwrap().unwrap().status.unwrap();
+        if status.backlog.as_ref().is_some_and(|backlog| backlog.entries == 0) {
+            break status;
+        }
+    };
+    assert!(status.breakers.iter().all(|breaker| breaker.trips == 0), "{:?}", status.breakers);
+    for n in (0..USERS).step_by(25) {
         let profile = get(&mut client, SITE, &format!("user-{n}")).await.unwrap();
-        assert!(profile.pending.is_none(), "a lane goes in order");
+        let visits = if n % 50 == 0 { EACH + 1 } else { EACH };
+        assert_eq!((profile.attributes["n"].clone(), profile.pending), (number(visits as f64), None));
+        assert_eq!(profile.version, visits as u64);
     }
     server.stop();
 }
@@ -353,9 +373,7 @@ async fn a_delete_that_is_held_back_happens_in_its_place() {
     let erased = client.delete_profile(delete("u")).await.unwrap().into_inner().receipt.unwrap();
     assert_eq!(erased.outcome(), Outcome::Deferred);
     // Writes as such are not held back, but this one is of the same user.
-    let later =
-        proto::IdentifyRequest { wait: proto::Wait::Journaled.into(), ..set("u", [("new", text("stays"))]) };
-    let later = deferred(&mut client, later).await;
+    let later = deferred(&mut client, journaled(set("u", [("new", text("stays"))]))).await;
     applied(&mut client, set("v", [("new", text("stays"))])).await;
     assert_eq!(write_state(&mut client, &later).await.state(), WriteState::Pending);
     let profile = get(&mut client, SITE, "u").await.unwrap();

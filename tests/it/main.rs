@@ -8,6 +8,7 @@
 
 mod agree;
 mod breaker;
+mod catch_up;
 #[allow(dead_code, reason = "shared with the trials on disks, which use the rest")]
 mod clients;
 mod crash;
@@ -25,6 +26,7 @@ mod metrics;
 mod operator;
 mod orders;
 mod overrides;
+mod protection;
 mod reads;
 mod rebuild;
 mod restart;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::options::ConfigOptions;
 use super::take_over::take_over;
@@ -50,11 +50,13 @@ impl ServeArgs {
             Ok(app) => app,
             Err(exit) => return exit,
         };
-        banner(&app, &config);
-        let ended_by = match runtime.block_on(wait(&mut app)) {
-            Ok(ended_by) => ended_by,
+        // Before anybody is told that it can be called, and may want it to stop.
+        let mut signals = match runtime.block_on(async { Signals::new() }) {
+            Ok(signals) => signals,
             Err(error) => return failed(&error),
         };
+        banner(&app, &config);
+        let ended_by = runtime.block_on(wait(&mut app, &mut signals));
         let fault = match ended_by {
             Ended::Signal(name) => {
                 tracing::info!("{name}: draining");
@@ -68,10 +70,9 @@ impl ServeArgs {
         };
         // A second signal does not wait for the drain.
         std::thread::spawn(move || {
-            if runtime.block_on(any_signal()).is_ok() {
-                tracing::warn!("a second signal: ending at once; everything accepted is kept");
-                std::process::exit(1);
-            }
+            runtime.block_on(signals.next());
+            tracing::warn!("a second signal: ending at once; everything accepted is kept");
+            std::process::exit(1);
         });
         match (app.drain(), fault) {
             (Ok(()), None) => {
@@ -136,25 +137,36 @@ enum Ended {
     HandOver(HandOverCall),
 }
 
-async fn wait(app: &mut App) -> std::io::Result<Ended> {
+async fn wait(app: &mut App, signals: &mut Signals) -> Ended {
     let mut fatal = app.fatal();
     tokio::select! {
-        name = any_signal() => Ok(Ended::Signal(name?)),
-        call = app.hand_over_asked() => Ok(Ended::HandOver(call)),
+        name = signals.next() => Ended::Signal(name),
+        call = app.hand_over_asked() => Ended::HandOver(call),
         why = fatal.wait_for(Option::is_some) => {
             let why = why.ok().and_then(|why| why.clone());
-            Ok(Ended::Fatal(why.unwrap_or_else(|| "the upkeep thread ended".to_owned())))
+            Ended::Fatal(why.unwrap_or_else(|| "the upkeep thread ended".to_owned()))
         }
     }
 }
 
-async fn any_signal() -> std::io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// Those that end a server; from when this is made they no longer end it at once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Within a runtime.
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Where it listens and how to try it, for people.

@@ -74,8 +74,6 @@ pub struct Shared {
     pub hot: HotMemory,
     /// Bounds.
     pub options: AcceptOptions,
-    /// Waiting bytes that sites may have together while they are not being applied.
-    pub stalled_quota: AtomicU64,
     /// Whose lanes are left alone at present: to wait for the applier would be in vain.
     pub left_alone: LeftAlone,
     /// Counts writes that needed no journal entry.
@@ -402,13 +400,24 @@ impl Shared {
             let (used, limit) = (site_bytes, site_quota);
             return Err(WriteError::JournalFull { scope: "site", used, limit });
         }
-        let all_stalled = self.usage.stalled.load(Ordering::Relaxed);
-        let stalled_quota = self.stalled_quota.load(Ordering::Relaxed);
-        if stalled && all_stalled + bytes > stalled_quota {
-            let (used, limit) = (all_stalled, stalled_quota);
-            return Err(WriteError::JournalFull { scope: "sites that are not being applied", used, limit });
+        if stalled {
+            let (used, limit) = (self.usage.stalled.load(Ordering::Relaxed), self.stalled_quota());
+            if used + bytes > limit {
+                return Err(WriteError::JournalFull {
+                    scope: "sites that are not being applied",
+                    used,
+                    limit,
+                });
+            }
         }
         Ok(())
+    }
+
+    /// Waiting bytes that sites may have together while they are not being applied: 80 % of what entries may take
+    /// at present, the rest is for healthy ones. What is kept for the next snapshot is nobody's.
+    fn stalled_quota(&self) -> u64 {
+        let usage = self.journal.usage();
+        usage.limit.saturating_sub(usage.reserved) / 5 * 4
     }
 }
 

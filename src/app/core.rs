@@ -301,7 +301,6 @@ impl Core {
                 Arc::new(move |site| guard.left_alone(site).is_some())
             },
             without_journal: metrics::counter!(crate::metrics::WRITES_WITHOUT_JOURNAL),
-            stalled_quota: AtomicU64::new(super::operate::stalled_share(config.journal.total_quota.0)),
             draining: AtomicBool::new(false),
         });
         let parts = snapshots::Parts {

@@ -25,7 +25,6 @@ use crate::command::faults::FaultDesk;
 use crate::store::Store;
 
 pub use process::HandOverCall;
-pub use quotas::stalled_share;
 pub use watch::Around;
 
 /// How often is sampled.

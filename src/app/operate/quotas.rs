@@ -41,7 +41,6 @@ impl Quotas for QuotaDesk {
                     return Err(QuotaRefused::OutOfRange { given: bytes, least, most: MOST });
                 }
                 shared.journal.set_total_quota(bytes);
-                shared.stalled_quota.store(stalled_share(bytes), Ordering::Relaxed);
                 let usage = shared.journal.usage();
                 QuotaStatus {
                     site: None,
@@ -78,9 +77,4 @@ impl Quotas for QuotaDesk {
         self.incidents.hold(incident::Scope { operation: None, site }, message);
         Ok(told)
     }
-}
-
-/// What sites that are not being applied may have together: 80 %, the rest is for healthy ones.
-pub fn stalled_share(total: u64) -> u64 {
-    total / 5 * 4
 }

@@ -77,6 +77,18 @@ impl Day {
         }
     }
 
+    /// Until all that was kept has been applied.
+    pub async fn until_nothing_waits(&mut self) {
+        let request = WatchStatusRequest::default();
+        let mut watch = self.operator.watch_status(request).await.unwrap().into_inner();
+        loop {
+            let status = watch.message().await.unwrap().unwrap().status.unwrap();
+            if status.backlog.is_some_and(|backlog| backlog.entries == 0) {
+                return;
+            }
+        }
+    }
+
     /// A write that must be answered within `deadline`.
     pub async fn write(&self, site: &str, user: &str, deadline: Duration) -> Result<Outcome, tonic::Status> {
         let mut request = Request::new(set(user, [("plan", text("pro"))]));

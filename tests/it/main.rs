@@ -16,6 +16,7 @@ mod damage;
 mod faults;
 mod formats;
 mod game_day;
+mod held_order;
 mod holds;
 mod hostile;
 mod incidents;

@@ -3,8 +3,8 @@
 use futures_util::future::join_all;
 use steadfast::proto::{
     self, BreakerOperation, BreakerState, Fault, FaultPlace, HoldMode, HoldScope, ListRefusedRequest,
-    Operation, Outcome, PlaceHoldRequest, RefusedAction, ReleaseHoldRequest, ResolveRefusedRequest,
-    StoreCall, fault::Effect, write_result::Result as Told,
+    Outcome, PlaceHoldRequest, RefusedAction, ReleaseHoldRequest, ResolveRefusedRequest, StoreCall,
+    fault::Effect, write_result::Result as Told,
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -34,10 +34,14 @@ async fn kept(client: &mut Client, site: &str, user: &str) {
     assert_eq!(identify(client, of(site, request)).await.unwrap().outcome(), Outcome::Deferred);
 }
 
-async fn place(day: &mut Day, site: &str, operations: &[Operation], mode: HoldMode) -> String {
-    let operations = operations.iter().map(|operation| (*operation).into()).collect();
+/// All writes of a site.
+fn writes(site: &str) -> HoldScope {
+    HoldScope { site: site.into(), user_percentage: None, operations: Vec::new() }
+}
+
+pub async fn place(day: &mut Day, scope: HoldScope, mode: HoldMode) -> String {
     let request = PlaceHoldRequest {
-        scope: Some(HoldScope { site: site.into(), user_percentage: None, operations }),
+        scope: Some(scope),
         mode: mode.into(),
         reason: "a test".into(),
         owner: "ann".into(),
@@ -49,7 +53,7 @@ async fn place(day: &mut Day, site: &str, operations: &[Operation], mode: HoldMo
 }
 
 /// Answers how many entries that lets go.
-async fn release(day: &mut Day, id: &str) -> u64 {
+pub async fn release(day: &mut Day, id: &str) -> u64 {
     let request = ReleaseHoldRequest {
         hold_id: id.into(),
         reason: "over".into(),
@@ -251,9 +255,9 @@ async fn holds_are_placed_and_released_while_the_store_hangs() {
     let client = day.client.clone();
     let first = tokio::spawn(async move { visits(&client, "held", "u", 1).await });
     day.until(BreakerOperation::Apply, "", BreakerState::Open).await;
-    let held = place(&mut day, "held", &[], HoldMode::Defer).await;
-    let refused = place(&mut day, "refused", &[], HoldMode::Reject).await;
-    let short = place(&mut day, "free", &[], HoldMode::Reject).await;
+    let held = place(&mut day, writes("held"), HoldMode::Defer).await;
+    let refused = place(&mut day, writes("refused"), HoldMode::Reject).await;
+    let short = place(&mut day, writes("free"), HoldMode::Reject).await;
     assert_eq!(release(&mut day, &short).await, 0);
     assert_eq!(first.await.unwrap(), [Outcome::Deferred]);
     for site in ["held", "free"] {
@@ -281,8 +285,8 @@ async fn holds_are_placed_and_released_while_the_store_hangs() {
 #[tokio::test]
 async fn in_a_stream_only_what_is_held_back_is_refused() {
     let (_home, mut day) = begin().await;
-    let id = place(&mut day, "refused", &[], HoldMode::Reject).await;
-    place(&mut day, "deferred", &[], HoldMode::Defer).await;
+    let id = place(&mut day, writes("refused"), HoldMode::Reject).await;
+    place(&mut day, writes("deferred"), HoldMode::Defer).await;
     let requests: Vec<_> = (0..30_u64)
         .map(|sequence| {
             let site = ["free", "refused", "deferred"][sequence as usize % 3];
@@ -318,7 +322,7 @@ async fn sites_that_wait_leave_the_others_their_part_of_the_journal() {
     let held = ["held-0", "held-1"];
     let mut ids = Vec::new();
     for site in held {
-        ids.push(place(&mut day, site, &[], HoldMode::Defer).await);
+        ids.push(place(&mut day, writes(site), HoldMode::Defer).await);
     }
     let long = "x".repeat(190);
     let mut kept = [0_usize; 2];

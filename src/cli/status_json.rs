@@ -51,6 +51,7 @@ pub fn status_json(status: &NodeStatus) -> Json {
             "generation": told.generation, "directory": told.directory, "profiles": told.profiles,
             "commits": told.commits.as_ref().map(calls_json), "loads": told.loads.as_ref().map(calls_json),
             "scans": told.scans.as_ref().map(calls_json), "hung_threads": told.hung_threads,
+            "hung_threads_in_use": told.hung_threads_in_use,
             "unflushed_bytes": told.unflushed_bytes, "flush_age": span(told.flush_age.as_ref()),
             "cache_miss_share": told.cache_miss_share, "index_bytes": told.index_bytes,
             "index_limit_bytes": told.index_limit_bytes, "index_progress": told.index_progress,

@@ -194,9 +194,10 @@ impl Screen {
         let oldest = [&store.commits, &store.loads, &store.scans];
         let oldest = oldest.iter().filter_map(|calls| calls.as_ref()?.oldest_age.as_ref());
         let oldest = oldest.filter_map(|age| proto_span(Some(age))).max();
-        let hung = match store.hung_threads {
-            0 => "no hung threads".to_owned(),
-            hung => format!("{hung} HUNG THREADS"),
+        let hung = match (store.hung_threads_in_use, store.hung_threads) {
+            (0, 0) => "no hung threads".to_owned(),
+            (0, earlier) => format!("{earlier} hung threads of a store that was replaced"),
+            (hung, _) => format!("{hung} HUNG THREADS"),
         };
         let text = format!(
             "{state}, {} generation {}, {} profiles\noldest call {}, {hung}, {} not flushed\n{}\n{}",
@@ -389,6 +390,7 @@ mod tests {
                 state: StoreState::Serving.into(),
                 backend: "sled".into(),
                 hung_threads: 2,
+                hung_threads_in_use: 2,
                 commits: Some(StoreCallStatus { oldest_age: Some(seconds(61)), ..Default::default() }),
                 ..Default::default()
             }),

@@ -244,8 +244,10 @@ pub struct StoreStatus {
     pub loads: StoreCallStatus,
     /// Scans.
     pub scans: StoreCallStatus,
-    /// Threads inside a call for longer than 10 s.
+    /// Threads inside a call for longer than 10 s, of all generations.
     pub hung_threads: u64,
+    /// Those of them that belong to the generation in use.
+    pub hung_in_use: u64,
     /// Bytes written and not flushed.
     pub unflushed_bytes: u64,
     /// The age of the flush that runs.

@@ -189,7 +189,13 @@ impl Rebuilds {
         Some(progress)
     }
 
-    /// Threads of all generations whose call is so old that they count as hung.
+    /// Threads of the generation in use whose call is so old that they count as hung.
+    pub fn hung_in_use(&self) -> usize {
+        let in_use = self.0.parts.switch.current();
+        in_use.map_or(0, |store| store.threads_older_than(HANGS_AFTER, Instant::now()))
+    }
+
+    /// Threads of all generations that count as hung.
     pub fn hung_threads(&self) -> usize {
         let now = Instant::now();
         let mut state = self.0.state.lock();

@@ -214,6 +214,7 @@ fn store(told: &command::StoreStatus) -> proto::StoreStatus {
         loads: Some(calls(&told.loads)),
         scans: Some(calls(&told.scans)),
         hung_threads: told.hung_threads,
+        hung_threads_in_use: told.hung_in_use,
         unflushed_bytes: told.unflushed_bytes,
         flush_age: told.flush_age.map(span),
         cache_miss_share: told.cache_miss_share,

@@ -4,15 +4,17 @@ use std::time::Instant;
 
 use crate::command::{StoreCallStatus, StoreHealth, StoreStatus};
 use crate::meter::{Meter, Recent};
+use crate::rebuild::Rebuilds;
 use crate::store::index::IndexState;
 use crate::store::metered::StoreMeters;
 use crate::store::sled::PoolState;
 use crate::store::switch::StoreSwitch;
 
-/// What the store does at `now`. `hung` threads hang in any generation.
-pub fn look(switch: &StoreSwitch, hung: usize, meters: &StoreMeters, now: Instant) -> StoreStatus {
+/// What the store does at `now`.
+pub fn look(switch: &StoreSwitch, rebuilds: &Rebuilds, meters: &StoreMeters, now: Instant) -> StoreStatus {
+    let hung_threads = rebuilds.hung_threads() as u64;
     let Some(in_use) = switch.in_use() else {
-        let (health, hung_threads, last_error) = (StoreHealth::Rebuilding, hung as u64, meters.last_error());
+        let (health, hung_threads, last_error) = (StoreHealth::Rebuilding, hung_threads, meters.last_error());
         return StoreStatus { health, hung_threads, last_error, ..StoreStatus::default() };
     };
     let store = &in_use.store;
@@ -37,7 +39,8 @@ pub fn look(switch: &StoreSwitch, hung: usize, meters: &StoreMeters, now: Instan
         commits: calls(&meters.commits, pool("store-writer"), now),
         loads: calls(&meters.loads, pool("store-get").chain(pool("store-apply")), now),
         scans: calls(&meters.scans, pool("store-query"), now),
-        hung_threads: hung as u64,
+        hung_threads,
+        hung_in_use: rebuilds.hung_in_use() as u64,
         unflushed_bytes: store.unflushed_bytes(),
         flush_age: pool("store-flush").filter_map(PoolState::oldest).max(),
         cache_miss_share: 0.0,

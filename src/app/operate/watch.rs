@@ -340,7 +340,7 @@ impl StatusSource for Watch {
         };
         let sites = sites.iter().map(|site| self.site(site, &history, now)).collect();
         let rebuild = self.rebuilds.as_ref().and_then(|rebuilds| rebuilds.progress());
-        let mut store = store_view::look(&self.store, self.hung.hung_threads(), &self.calls, now);
+        let mut store = store_view::look(&self.store, &self.hung, &self.calls, now);
         store.index_limit_bytes = self.index_limit;
         store.cache_miss_share = self.miss_share(now);
         let restart = restart(&lanes, &history, &journal, &store);
@@ -419,8 +419,8 @@ impl Watch {
             StoreHealth::Failed => why.push(format!("the store failed: {}", store.last_error)),
             StoreHealth::Serving | StoreHealth::IndexBuilding => {}
         }
-        if store.hung_threads > 0 {
-            why.push(format!("{} threads hang inside the store", store.hung_threads));
+        if store.hung_in_use > 0 {
+            why.push(format!("{} threads hang inside the store", store.hung_in_use));
         }
         why.extend(status.breakers.iter().filter(|b| b.state != BreakerState::Closed).map(told));
         if let Some(pace) = &backlog.pace {
@@ -501,12 +501,12 @@ fn restart(lanes: &Lanes, history: &History, journal: &JournalStatus, store: &St
     let seconds = 0.5 + read as f64 / ENTRIES_PER_SECOND + store.profiles as f64 / PROFILES_PER_SECOND;
     let trusted = matches!(store.health, StoreHealth::Serving | StoreHealth::IndexBuilding);
     let well = matches!(journal.health, JournalHealth::Ok | JournalHealth::Full);
-    let safe = trusted && well && store.hung_threads == 0;
+    let safe = trusted && well && store.hung_in_use == 0;
     let message = if safe {
         format!("restart is safe: {pending} pending, about {} s", seconds.ceil() as u64)
     } else if !well {
         "a restart keeps what is accepted, but the journal is not well: see to its disk first".to_owned()
-    } else if store.hung_threads > 0 {
+    } else if store.hung_in_use > 0 {
         format!("a restart keeps all {pending} pending; the store hangs: use serve --take-over")
     } else {
         format!("a restart keeps all {pending} pending and builds the store anew")

@@ -13,6 +13,7 @@ use super::StartError;
 use super::checkpoint::Checkpoints;
 use super::guarding::{Guarding, guard_options};
 use super::holds::Holds;
+use super::operate::Weak;
 use super::orders::Orders;
 use super::snapshots::{self, Snapshotter};
 use super::start::{
@@ -24,7 +25,7 @@ use crate::applier::{Applier, Gate, Permits, Progress, RefusedList};
 use crate::clock::Clock;
 use crate::command::TaskSlot;
 use crate::config::Config;
-use crate::fs::{Fs, RealFs};
+use crate::fs::{Fs, RealFs, SlowFs};
 use crate::guard::{Guard, GuardedStore};
 use crate::incident::{Answers, BreakerEvents, IncidentOptions, IncidentThread, Incidents};
 use crate::journal::Journal;
@@ -36,7 +37,7 @@ use crate::read::{EntrySource, ProfileCache, Read, ReadShared};
 use crate::rebuild::{Parts, Rebuilder, Rebuilds, Wrap};
 use crate::sites::{SiteState, Sites};
 use crate::snapshot::Snapshots;
-use crate::store::faulty::{Faults, FaultyStore};
+use crate::store::faulty::FaultyStore;
 use crate::store::generations::{self, GenerationOptions, Generations};
 use crate::store::metered::{Metered, StoreMeters};
 use crate::store::sled::SledStore;
@@ -73,8 +74,8 @@ pub struct Core {
     pub incidents: Incidents,
     ledger: Arc<Ledger>,
     pub(super) recording: Option<IncidentThread>,
-    /// What operators may do to the store, if the server was started for it.
-    pub faults: Option<Faults>,
+    /// Where operators may break it, if the server was started for that.
+    pub(super) weak: Option<Weak>,
     /// The breakers around the store.
     pub guard: Arc<Guard>,
     /// Takes operators' orders about them.
@@ -128,16 +129,16 @@ impl Core {
 
     /// As [`open_with`](Self::open_with), with a hook on the store's own threads too.
     pub fn open_layered(config: &Config, clock: Arc<dyn Clock>, layers: &Layers) -> Result<Self, StartError> {
-        let faults = config.server.fault_injection.then(Faults::default);
-        let injected = faults.clone().map(|faults| Arc::new(faults) as Arc<dyn WorkerHook>);
+        let weak = config.server.fault_injection.then(Weak::default);
+        let injected = weak.as_ref().map(|weak| Arc::new(weak.store.clone()) as Arc<dyn WorkerHook>);
+        let mut journal_fs = Arc::clone(&layers.journal_fs);
+        if let Some(weak) = &weak {
+            journal_fs = Arc::new(SlowFs::new(journal_fs, weak.journal.clone()));
+        }
         let hook = layers.hook.clone().or(injected);
         let stamp = BatchStamp { refresh_after: config.writes.refresh_after.0, semantics: SEMANTICS };
         let snapshots_dir = config.snapshots.dir.clone();
-        let opened = Journal::<Arc<Pending>>::open(
-            journal_options(config),
-            Arc::clone(&layers.journal_fs),
-            Arc::clone(&clock),
-        )?;
+        let opened = Journal::<Arc<Pending>>::open(journal_options(config), journal_fs, Arc::clone(&clock))?;
         let holds = Holds::open(config, &clock)?;
         let (generations, mut found) = Generations::open(GenerationOptions {
             store_dir: config.store.dir.clone(),
@@ -205,11 +206,12 @@ impl Core {
         let orders = Arc::new(Orders::connect(holds.switch(), &guard, &incidents, &clock));
         let wrap: Wrap = {
             let (inner, meters, guard) = (Arc::clone(&layers.wrap), meters.clone(), Arc::clone(&guard));
-            let faults = faults.clone();
+            let faults = weak.as_ref().map(|weak| weak.store.clone());
             Arc::new(move |store| {
+                let number = store.generation();
                 let calls = inner(store);
                 let calls = match &faults {
-                    Some(faults) => Arc::new(FaultyStore::new(calls, faults.clone())),
+                    Some(faults) => Arc::new(FaultyStore::new(calls, faults.clone()).of_generation(number)),
                     None => calls,
                 };
                 guard.store_replaced(calls.declaration());
@@ -328,7 +330,7 @@ impl Core {
             generations,
             meters,
             ready: wake,
-            faults,
+            weak,
             guard,
             orders,
             progress,

@@ -49,6 +49,7 @@ pub(super) fn sled_options(config: &Config, hook: Option<Arc<dyn WorkerHook>>) -
         apply_threads: store.apply_threads as usize,
         queue: store.pool_queue as usize,
         hook,
+        ..SledOptions::default()
     }
 }
 

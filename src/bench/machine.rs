@@ -41,6 +41,12 @@ impl Machine {
     }
 }
 
+/// How many tasks ran or wanted to, on average over the last 1, 5 and 15 minutes; empty where it is not told.
+pub fn load_average() -> String {
+    let told = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    told.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
 /// What a process uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
@@ -101,6 +107,7 @@ mod tests {
         let usage = Usage::of(own_pid()).unwrap();
         assert!(usage.resident > 1 << 20 && usage.peak >= usage.resident, "{usage:?}");
         assert!(Machine::this().memory > 1 << 20);
+        assert_eq!(load_average().split(' ').filter_map(|load| load.parse::<f64>().ok()).count(), 3);
     }
 
     #[test]

@@ -38,10 +38,14 @@ pub enum FaultCommand {
 "Examples:
   steadfast fault inject --place thread --call commit --hang --for 1m
   steadfast fault inject --place await --site acme --delay 2s --percent 30
-  steadfast fault inject --place thread --call load --error 'input/output error'"))]
+  steadfast fault inject --place thread --call load --error 'input/output error'
+  steadfast fault inject --place journal --delay 5s --for 10s
+
+A fault of the store belongs to the one that is in use: `steadfast store rebuild` is rid of it."))]
 #[command(group = clap::ArgGroup::new("effect").required(true))]
 pub struct InjectArgs {
-    /// await: single calls suffer, as in a store that keeps sites apart; thread: all that need the store's thread
+    /// await: single calls suffer, as in a store that keeps sites apart; thread: all that need the store's thread;
+    /// journal: each of its syncs
     #[arg(long, value_enum)]
     pub place: PlaceArg,
     /// Only these calls [default: all]
@@ -56,6 +60,9 @@ pub struct InjectArgs {
     /// Only this share of the calls
     #[arg(long, value_name = "PERCENT")]
     pub percent: Option<f64>,
+    /// It strikes the stores too that are built in this one's place
+    #[arg(long)]
+    pub every_generation: bool,
     /// How long it lasts [default: 10m]
     #[arg(long = "for", value_name = "TIME", value_parser = parse_timeout)]
     pub lasts: Option<Duration>,
@@ -93,6 +100,8 @@ pub enum PlaceArg {
     Await,
     /// Inside the store's threads
     Thread,
+    /// Where the journal is synced
+    Journal,
 }
 
 /// A call of the store.
@@ -125,6 +134,7 @@ impl InjectArgs {
         let place = match self.place {
             PlaceArg::Await => FaultPlace::Await,
             PlaceArg::Thread => FaultPlace::Thread,
+            PlaceArg::Journal => FaultPlace::JournalSync,
         };
         let call = |call: &CallArg| match call {
             CallArg::Load => StoreCall::Load,
@@ -148,6 +158,7 @@ impl InjectArgs {
             percentage: self.percent,
             lasts: self.lasts.map(proto),
             effect: Some(effect),
+            every_generation: self.every_generation,
             ..Fault::default()
         }
     }
@@ -197,8 +208,19 @@ fn fault_text(fault: &Fault) -> String {
     let of = if fault.site.is_empty() { String::new() } else { format!(" of {}", printable(&fault.site)) };
     let left = span_or_dash(fault.lasts.as_ref());
     let share = fault.percentage.unwrap_or(100.0);
+    let named: Vec<String> = fault
+        .calls
+        .iter()
+        .filter_map(|call| StoreCall::try_from(*call).ok())
+        .map(|call| call.as_str_name().trim_start_matches("STORE_CALL_").to_lowercase().replace('_', "-"))
+        .collect();
+    let calls = match named.as_slice() {
+        _ if fault.place() == FaultPlace::JournalSync => "the journal's syncs".to_owned(),
+        [] => "all calls".to_owned(),
+        named => format!("{} calls", named.join(" and ")),
+    };
     format!(
-        "fault {}: {share} % of calls{of}: {effect}; {left} left, {} struck",
+        "fault {}: {share} % of {calls}{of}: {effect}; {left} left, {} struck",
         fault.id,
         count(fault.struck)
     )

@@ -1,14 +1,28 @@
-//! Faults injected into the store of a running node, for a game day.
+//! Faults injected into a running node, for a game day.
 
 use std::time::Duration;
 
 use crate::store::faulty::Fault;
 
+/// What goes wrong.
+#[derive(Clone, Debug)]
+pub enum Injection {
+    /// Calls of the store.
+    Store {
+        /// What happens, and to which calls.
+        fault: Fault,
+        /// Whether stores that are built later suffer too. Otherwise it belongs to the one that is in use now.
+        every_generation: bool,
+    },
+    /// Each sync of the journal takes so much longer.
+    Journal(Duration),
+}
+
 /// A fault to inject.
 #[derive(Clone, Debug)]
 pub struct FaultOrder {
-    /// What goes wrong, and for which calls.
-    pub fault: Fault,
+    /// What goes wrong.
+    pub what: Injection,
     /// For how long.
     pub lasts: Duration,
 }
@@ -19,10 +33,10 @@ pub struct InjectedFault {
     /// Its id.
     pub id: String,
     /// What goes wrong.
-    pub fault: Fault,
+    pub what: Injection,
     /// How long it still lasts.
     pub left: Duration,
-    /// Calls that it has struck.
+    /// Calls that it has struck; those of the journal are not counted.
     pub struck: u64,
 }
 

@@ -13,6 +13,8 @@ const BOTTOM: f64 = 28.0;
 /// How values become heights.
 #[derive(Clone, Copy, Debug)]
 pub enum Scale {
+    /// There are none.
+    None,
     /// From 0 to this.
     Linear(f64),
     /// From one power of ten to another; not below the first.
@@ -57,6 +59,7 @@ impl Chart {
 
     fn marks(&self, unit: &str) -> Vec<(f64, String)> {
         match self.scale {
+            Scale::None => Vec::new(),
             Scale::Linear(most) => (0..=4)
                 .map(|n| (most * f64::from(n) / 4.0, format!("{:.0}{unit}", most * f64::from(n) / 4.0)))
                 .collect(),
@@ -72,6 +75,7 @@ impl Chart {
 
     fn y(&self, value: f64) -> f64 {
         let share = match self.scale {
+            Scale::None => 0.0,
             Scale::Linear(most) => value / most.max(f64::MIN_POSITIVE),
             Scale::Log(from, to) => {
                 let (from, to) = (f64::from(from), f64::from(to));
@@ -119,6 +123,19 @@ impl Chart {
     }
 }
 
+/// The next number that is easily divided by four.
+pub fn round_up(number: u64) -> f64 {
+    let mut unit = 1.0;
+    loop {
+        for factor in [4.0, 8.0, 12.0, 20.0] {
+            if factor * unit >= number as f64 {
+                return factor * unit;
+            }
+        }
+        unit *= 10.0;
+    }
+}
+
 /// Text as it may stand in a page.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -147,6 +164,8 @@ mod tests {
         chart.band(Duration::from_secs(5), Duration::from_secs(4), "fault", "\"x\"");
         let svg = chart.finish();
         assert!(svg.contains("64.0,192.0 948.0,10.0"), "{svg}");
+        let rounded = [0, 5, 13, 41, 3315].map(|number| round_up(number) as u64);
+        assert_eq!(rounded, [4, 8, 20, 80, 4000]);
         assert!(svg.contains("a&lt;b") && svg.contains("&quot;x&quot;") && svg.ends_with("</svg>"));
     }
 }

@@ -10,6 +10,7 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::book::{Book, Heard, Offered};
+use super::operator::Beginning;
 use super::samples::{Answer, Kind, Sample};
 use crate::bench::BenchError;
 use crate::bench::client::Redial;
@@ -48,14 +49,14 @@ pub struct Offer {
     pub deadline: Duration,
 }
 
-/// Clients that offer load.
+/// Clients that offer load, and as clients of the control half as much of it at the same moments.
 pub struct Load {
     offer: Offer,
-    began: Instant,
-    /// Event times begin here; they rise with the writes' numbers.
-    epoch: EventTime,
+    /// Event times begin here too; they rise with the writes' numbers.
+    began: Beginning,
     writers: Vec<Redial>,
     readers: Vec<Redial>,
+    control: Vec<Redial>,
     factor: Cell<f64>,
     ending: Cell<bool>,
     samples: RefCell<Vec<Sample>>,
@@ -63,19 +64,26 @@ pub struct Load {
 }
 
 impl Load {
-    /// Connects to the server at `addr`.
-    pub async fn connect(addr: &str, offer: Offer, epoch: EventTime) -> Result<Rc<Self>, BenchError> {
-        let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    /// Connects to the server at `addr`, and to the control if there is one.
+    pub async fn connect(
+        addr: &str,
+        control_addr: Option<&str>,
+        offer: Offer,
+    ) -> Result<Rc<Self>, BenchError> {
+        let (mut writers, mut readers, mut control) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {
             writers.push(Redial::new(addr).await?);
             readers.push(Redial::new(addr).await?);
+            if let Some(addr) = control_addr {
+                control.push(Redial::new(addr).await?);
+            }
         }
         Ok(Rc::new(Self {
             offer,
-            began: Instant::now(),
-            epoch,
+            began: Beginning::now(),
             writers,
             readers,
+            control,
             factor: Cell::new(1.0),
             ending: Cell::new(false),
             samples: RefCell::default(),
@@ -84,7 +92,7 @@ impl Load {
     }
 
     /// When it began: what samples count from.
-    pub fn began(&self) -> Instant {
+    pub fn began(&self) -> Beginning {
         self.began
     }
 
@@ -114,11 +122,14 @@ impl Load {
         let (mut write_at, mut read_at) = (Duration::ZERO, Duration::ZERO);
         let (mut writes, mut reads) = (0_u64, 0_u64);
         while !self.ending.get() {
-            let now = Instant::now().saturating_duration_since(self.began);
+            let now = self.began.passed();
             while write_at <= now {
                 writes += 1;
                 let offered = self.offered(writes);
                 self.spawn(&mut calls, Kind::Write, offered, write_at);
+                if writes.is_multiple_of(2) {
+                    self.spawn(&mut calls, Kind::ControlWrite, offered, write_at);
+                }
                 write_at += Duration::from_secs_f64(1.0 / (self.offer.rate * self.factor.get()).max(0.001));
             }
             while read_at <= now {
@@ -126,6 +137,9 @@ impl Load {
                 // Other users than the writers' at that moment.
                 let offered = self.offered(reads.wrapping_add(1 << 40));
                 self.spawn(&mut calls, Kind::Read, offered, read_at);
+                if reads.is_multiple_of(2) {
+                    self.spawn(&mut calls, Kind::ControlRead, offered, read_at);
+                }
                 read_at += Duration::from_secs_f64(1.0 / self.offer.rate.max(0.001));
             }
             while calls.try_join_next().is_some() {}
@@ -143,6 +157,9 @@ impl Load {
     }
 
     fn spawn(self: &Rc<Self>, calls: &mut JoinSet<()>, kind: Kind, offered: Offered, due: Duration) {
+        if kind.is_control() && self.control.is_empty() {
+            return;
+        }
         if calls.len() >= MAX_UNANSWERED {
             return self.sample(kind, offered, due, Answer::Unanswered);
         }
@@ -155,35 +172,60 @@ impl Load {
                     answer
                 }
                 Kind::Read => load.read(offered).await,
+                Kind::ControlWrite | Kind::ControlRead => load.ask_control(kind, offered).await,
             };
             load.sample(kind, offered, due, answer);
         });
     }
 
     fn sample(&self, kind: Kind, offered: Offered, due: Duration, answer: Answer) {
-        let took = Instant::now().saturating_duration_since(self.began).saturating_sub(due);
+        let took = self.began.passed().saturating_sub(due);
         let sample = Sample { at: due, took, kind, site: offered.site, user: offered.user, answer };
         self.samples.borrow_mut().push(sample);
     }
 
-    /// Asks for one write. The same offer is the same write, whenever it is asked for.
-    async fn write(&self, offered: Offered, deadline: Duration) -> (Answer, Heard) {
+    async fn ask_control(&self, kind: Kind, offered: Offered) -> Answer {
+        let Some(redial) = self.control.get(offered.number as usize % self.control.len().max(1)) else {
+            return Answer::Unanswered;
+        };
+        let mut client = redial.client();
+        let deadline = self.offer.deadline;
+        let call = async {
+            if kind == Kind::ControlWrite {
+                client.identify(timed(self.identify(offered), deadline)).await.map(drop)
+            } else {
+                let (site, user) = (site(offered.site), user(offered.user));
+                let message = GetProfileRequest { site, user, include_occurred_at: false };
+                client.get_profile(timed(message, deadline)).await.map(drop)
+            }
+        };
+        match tokio::time::timeout(deadline + PATIENCE, call).await {
+            Ok(Ok(())) => Answer::Done,
+            Ok(Err(_)) | Err(_) => Answer::Unanswered,
+        }
+    }
+
+    fn identify(&self, offered: Offered) -> IdentifyRequest {
         let change = |name: &str, change| AttributeChange { name: name.to_owned(), change: Some(change) };
         let number = Value { kind: Some(value::Kind::NumberValue(offered.number as f64)) };
-        let at = self.epoch.plus(Duration::from_micros(offered.number));
-        let message = IdentifyRequest {
+        let at = self.began.wall.plus(Duration::from_micros(offered.number));
+        IdentifyRequest {
             site: site(offered.site),
             user: user(offered.user),
             changes: vec![change(COUNTER, Change::Add(1.0)), change(LAST, Change::Set(number))],
             request_id: format!("drill-{}-{}", self.offer.seed, offered.number),
             occurred_at: Some(timestamp(at)),
             ..IdentifyRequest::default()
-        };
+        }
+    }
+
+    /// Asks for one write. The same offer is the same write, whenever it is asked for.
+    async fn write(&self, offered: Offered, deadline: Duration) -> (Answer, Heard) {
         let Some(redial) = self.writers.get(offered.number as usize % self.writers.len().max(1)) else {
             return (Answer::Unanswered, Heard::NotKept);
         };
         let mut client = redial.client();
-        let call = client.identify(timed(message, deadline));
+        let call = client.identify(timed(self.identify(offered), deadline));
         match tokio::time::timeout(deadline + PATIENCE, call).await {
             Ok(Ok(response)) => match response.into_inner().receipt.map(|receipt| receipt.outcome()) {
                 Some(Outcome::Deferred) => (Answer::Deferred, Heard::Kept),

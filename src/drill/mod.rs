@@ -1,40 +1,49 @@
 //! The drill: a server in this process, real clients, and a disturbance. It shows what happens and checks every
-//! promise, the first one by reading every acknowledged write back.
+//! promise, the first one by starting the server again and reading every acknowledged write back.
 
 pub mod book;
 mod chart;
+pub mod compare;
+pub mod facts;
 pub mod html;
 mod load;
 mod operator;
+mod sabotage;
 pub mod samples;
 pub mod scenario;
 pub mod verdict;
 mod world;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+pub use compare::Judgement;
+pub use facts::Figures;
 pub use operator::{Line, Look};
+pub use sabotage::Sabotage;
 pub use scenario::Scenario;
-pub use verdict::{Verdict, all_kept};
+pub use verdict::{Verdict, none_broken};
 
 use self::book::{Book, Checked};
+use self::facts::Facts;
 use self::load::{Load, Offer};
-use self::operator::Operator;
-use self::samples::Sample;
+use self::operator::{Beginning, Operator};
+use self::samples::{Kind, Sample};
 use self::scenario::{Act, Step};
-use self::verdict::{Facts, verdicts};
 use self::world::World;
 use crate::app::StartError;
 use crate::bench::BenchError;
-use crate::clock::{Clock as _, SystemClock};
+use crate::bench::machine::load_average;
 use crate::proto::Incident;
 
 /// How often the operator looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long recovery may take, once the load has ended.
 const RECOVERY: Duration = Duration::from_secs(90);
+/// How long what is parked is waited for, which it stays until the next start.
+const PARKED: Duration = Duration::from_secs(2);
 /// How long answers that were left open are asked for again.
 const SETTLING: Duration = Duration::from_secs(20);
 
@@ -59,6 +68,8 @@ pub struct Options {
     pub deadline: Duration,
     /// Where the server keeps its data; none: a directory of its own that is removed afterwards.
     pub dir: Option<PathBuf>,
+    /// What is broken on purpose.
+    pub sabotage: Option<Sabotage>,
 }
 
 /// Why a drill could not be held.
@@ -83,6 +94,12 @@ pub enum DrillError {
     },
 }
 
+impl DrillError {
+    fn operator(status: &tonic::Status) -> Self {
+        Self::Operator(status.message().to_owned())
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
 pub struct Outcome {
@@ -98,12 +115,17 @@ pub struct Outcome {
     pub incidents: Vec<Incident>,
     /// The promises.
     pub verdicts: Vec<Verdict>,
+    /// The figures.
+    pub figures: Figures,
     /// When the fault was there.
     pub trouble: (Duration, Duration),
+    /// The load average of the machine before and after; empty where it is not told.
+    pub machine: [String; 2],
 }
 
 /// Holds a drill. `tell` hears each line of the timeline as it happens. Blocks.
 pub fn run(options: &Options, tell: &mut dyn FnMut(&Line)) -> Result<Outcome, DrillError> {
+    let before = load_average();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -113,47 +135,31 @@ pub fn run(options: &Options, tell: &mut dyn FnMut(&Line)) -> Result<Outcome, Dr
     let drilled = local.block_on(&runtime, drive(options, &world, tell));
     // Whatever hangs goes on, so that the server can stop.
     world.fix();
-    let mut drilled = drilled?;
-    if options.scenario == Scenario::Poison {
-        let line = drilled.line("the server is started again: what was parked is tried anew");
-        tell(&line);
-        drilled.timeline.push(line);
-        world.restart(options)?;
-        drilled.incidents = local.block_on(&runtime, drilled.after_restart(&world))?;
-    }
+    let (mut drilled, operator) = drilled?;
+    drilled.note("the server is started again, and every acknowledged write is read back", tell);
+    world.restart(options)?;
+    local.block_on(&runtime, drilled.after_restart(&world, &operator, tell))?;
     let checked = local.block_on(&runtime, drilled.check(options, &world))?;
-    let (samples, facts) = (std::mem::take(&mut drilled.samples), &drilled);
-    let verdicts = verdicts(&Facts {
-        expected: options.scenario.expected(),
-        samples: &samples,
-        healthy_until: drilled.healthy_until,
-        trouble: drilled.trouble,
-        struck_at: drilled.struck_at,
-        incidents: &facts.incidents,
-        checked,
-        caught_up: drilled.caught_up,
-        looks: &drilled.looks,
-        looks_failed: drilled.looks_failed,
-        deadline: options.deadline,
-    });
-    let stopped = world.stop();
-    if let Err(error) = stopped {
-        return Err(error.into());
-    }
+    drilled.timeline.sort_by_key(|line| line.at);
+    let facts = drilled.facts(options, checked);
+    let (verdicts, figures) = (verdict::verdicts(&facts), facts.figures());
+    world.stop()?;
     Ok(Outcome {
         options: options.clone(),
-        samples,
-        looks: drilled.looks,
+        samples: drilled.samples,
+        looks: operator.looks,
         timeline: drilled.timeline,
         incidents: drilled.incidents,
         verdicts,
+        figures,
         trouble: drilled.trouble,
+        machine: [before, load_average()],
     })
 }
 
-/// What was seen until recovery.
+/// What was seen.
 struct Drilled {
-    began: Instant,
+    began: Beginning,
     samples: Vec<Sample>,
     book: Book,
     looks: Vec<Look>,
@@ -162,24 +168,32 @@ struct Drilled {
     incidents: Vec<Incident>,
     healthy_until: Duration,
     trouble: (Duration, Duration),
-    struck_at: Option<i128>,
+    struck_at: Option<Duration>,
     caught_up: bool,
 }
 
-async fn drive(options: &Options, world: &World, tell: &mut dyn FnMut(&Line)) -> Result<Drilled, DrillError> {
-    let offer = Offer {
+fn offer(options: &Options) -> Offer {
+    Offer {
         rate: options.rate,
         sites: options.sites,
         users: options.users,
         seed: options.seed,
         deadline: options.deadline,
-    };
-    let load = Load::connect(&world.data(), offer, SystemClock.now()).await?;
+    }
+}
+
+async fn drive(
+    options: &Options,
+    world: &World,
+    tell: &mut dyn FnMut(&Line),
+) -> Result<(Drilled, Operator), DrillError> {
+    let load = Load::connect(&world.data(), Some(world.control()), offer(options)).await?;
     let began = load.began();
     let mut operator = Operator::connect(&world.operations(), began).await?;
+    if options.sabotage == Some(Sabotage::BreakerOff) {
+        operator.force_closed().await.map_err(|status| DrillError::operator(&status))?;
+    }
     let steps = options.scenario.steps(options.duration, options.no_fix);
-    let faults = || steps.iter().filter(|step| !step.says.is_empty() && !matches!(step.act, Act::Load(_)));
-    let first = steps.first().map_or(options.duration, |step| step.at);
     let mut drilled = Drilled {
         began,
         samples: Vec::new(),
@@ -188,30 +202,26 @@ async fn drive(options: &Options, world: &World, tell: &mut dyn FnMut(&Line)) ->
         looks_failed: 0,
         timeline: Vec::new(),
         incidents: Vec::new(),
-        healthy_until: first,
+        healthy_until: steps.first().map_or(options.duration, |step| step.at),
         trouble: trouble(&steps, options.duration),
         struck_at: None,
         caught_up: false,
     };
-    let note = |line: Line, drilled: &mut Drilled, tell: &mut dyn FnMut(&Line)| {
-        tell(&line);
-        drilled.timeline.push(line);
-    };
-    note(drilled.line("the clients begin; all is well"), &mut drilled, tell);
+    drilled.note("the clients begin; all is well", tell);
     let calls = tokio::task::spawn_local(Rc::clone(&load).run());
     let mut due = steps.iter().peekable();
-    let ends = began + options.duration;
+    let ends = began.at + options.duration;
     let mut gives_up = ends + RECOVERY;
     let mut loading = true;
     loop {
         let now = Instant::now();
-        if let Some(step) = due.peek().filter(|step| began + step.at <= now) {
+        if let Some(step) = due.peek().filter(|step| began.at + step.at <= now) {
             if step.is_fault {
-                drilled.struck_at = Some(i128::from(SystemClock.now().0));
+                drilled.struck_at = Some(began.passed());
             }
             act(step, world, &load, &mut operator).await?;
             if !step.says.is_empty() {
-                note(drilled.line(&step.says), &mut drilled, tell);
+                drilled.note(&step.says, tell);
             }
             due.next();
             continue;
@@ -220,26 +230,18 @@ async fn drive(options: &Options, world: &World, tell: &mut dyn FnMut(&Line)) ->
             loading = false;
             load.end();
             if options.scenario == Scenario::Poison {
-                // What is parked stays so until the next start.
-                gives_up = now + Duration::from_secs(2);
+                gives_up = now + PARKED;
             }
-            note(drilled.line("the clients stop; what waits is applied"), &mut drilled, tell);
+            drilled.note("the clients stop; what waits is applied", tell);
         }
-        let (status, news) = operator.look().await;
-        for line in news {
-            note(line, &mut drilled, tell);
-        }
-        let status = status.unwrap_or_default();
-        let waiting = status.backlog.as_ref().map_or(0, |backlog| backlog.entries);
-        let quiet = waiting == 0 && status.incidents.is_empty();
+        let quiet = drilled.look(&mut operator, tell).await;
         if !loading && (quiet || now >= gives_up) {
             drilled.caught_up = quiet;
             break;
         }
-        let next = due.peek().map_or(now + LOOK_EVERY, |step| (began + step.at).min(now + LOOK_EVERY));
+        let next = due.peek().map_or(now + LOOK_EVERY, |step| (began.at + step.at).min(now + LOOK_EVERY));
         tokio::time::sleep_until(tokio::time::Instant::from_std(next)).await;
     }
-    let _ = faults;
     // A call ends by its deadline; the clients' panics are ours.
     if let Err(error) = calls.await {
         return Err(DrillError::Operator(format!("the clients failed: {error}")));
@@ -247,13 +249,11 @@ async fn drive(options: &Options, world: &World, tell: &mut dyn FnMut(&Line)) ->
     drilled.samples = load.take_samples();
     drilled.book = load.take_book();
     load.settle(&mut drilled.book, SETTLING).await;
-    drilled.incidents =
-        operator.incidents().await.map_err(|status| DrillError::Operator(status.message().to_owned()))?;
-    (drilled.looks, drilled.looks_failed) = (operator.looks, operator.failed);
-    Ok(drilled)
+    (drilled.looks, drilled.looks_failed) = (operator.looks.clone(), operator.failed);
+    Ok((drilled, operator))
 }
 
-/// From the first fault to the last cure.
+/// From the fault to the last cure.
 fn trouble(steps: &[Step], length: Duration) -> (Duration, Duration) {
     let harms = |step: &&Step| matches!(step.act, Act::Faults(_) | Act::FreezeJournal | Act::Load(_));
     let cures = |step: &&Step| matches!(step.act, Act::Fix | Act::ThawJournal | Act::Rebuild | Act::Load(_));
@@ -269,49 +269,55 @@ async fn act(step: &Step, world: &World, load: &Load, operator: &mut Operator) -
         Act::FreezeJournal => world.journal.close(),
         Act::ThawJournal => world.journal.open(),
         Act::Load(factor) => load.set_factor(*factor),
-        Act::Rebuild => {
-            let refused = |status: tonic::Status| DrillError::Operator(status.message().to_owned());
-            operator.rebuild().await.map_err(refused)?;
-        }
+        Act::Rebuild => operator.rebuild().await.map_err(|status| DrillError::operator(&status))?,
     }
     Ok(())
 }
 
 impl Drilled {
-    fn line(&self, says: &str) -> Line {
-        let at = Instant::now().saturating_duration_since(self.began);
-        Line { at, from: "drill", says: says.to_owned() }
+    fn note(&mut self, says: &str, tell: &mut dyn FnMut(&Line)) {
+        let line = Line { at: self.began.passed(), from: "drill", says: says.to_owned() };
+        tell(&line);
+        self.timeline.push(line);
     }
 
-    /// Waits until the restarted server has applied everything; answers its incidents.
-    async fn after_restart(&mut self, world: &World) -> Result<Vec<Incident>, DrillError> {
+    /// Looks once. Answers whether nothing waits and nothing is wrong.
+    async fn look(&mut self, operator: &mut Operator, tell: &mut dyn FnMut(&Line)) -> bool {
+        let (status, news) = operator.look().await;
+        for line in news {
+            tell(&line);
+            self.timeline.push(line);
+        }
+        status.is_some_and(|status| {
+            status.backlog.is_none_or(|backlog| backlog.entries == 0) && status.incidents.is_empty()
+        })
+    }
+
+    /// Waits until the restarted server has applied everything, and takes its incidents.
+    async fn after_restart(
+        &mut self,
+        world: &World,
+        earlier: &Operator,
+        tell: &mut dyn FnMut(&Line),
+    ) -> Result<(), DrillError> {
         let mut operator = Operator::connect(&world.operations(), self.began).await?;
+        operator.take_over_from(earlier);
         let until = Instant::now() + RECOVERY;
         loop {
-            let (status, news) = operator.look().await;
-            self.timeline.extend(news);
-            let status = status.unwrap_or_default();
-            let waiting = status.backlog.as_ref().map_or(0, |backlog| backlog.entries);
-            self.caught_up = waiting == 0 && status.incidents.is_empty();
+            self.caught_up = self.look(&mut operator, tell).await;
             if self.caught_up || Instant::now() >= until {
                 break;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        operator.incidents().await.map_err(|status| DrillError::Operator(status.message().to_owned()))
+        self.incidents = operator.incidents().await.map_err(|status| DrillError::operator(&status))?;
+        Ok(())
     }
 
     /// Reads every acknowledged write back.
     async fn check(&mut self, options: &Options, world: &World) -> Result<Checked, DrillError> {
-        let offer = Offer {
-            rate: options.rate,
-            sites: options.sites,
-            users: options.users,
-            seed: options.seed,
-            deadline: options.deadline,
-        };
-        let reader = Load::connect(&world.data(), offer, SystemClock.now()).await?;
-        let mut said = std::collections::HashMap::new();
+        let reader = Load::connect(&world.data(), None, offer(options)).await?;
+        let mut said = HashMap::new();
         for (site, user) in self.book.users() {
             // What cannot be read counts as lost.
             if let Ok(found) = reader.profile(site, user, Duration::from_secs(5)).await {
@@ -319,5 +325,29 @@ impl Drilled {
             }
         }
         Ok(self.book.check(&said))
+    }
+
+    fn facts(&self, options: &Options, checked: Checked) -> Facts<'_> {
+        let mut facts = Facts {
+            expected: options.scenario.expected(),
+            samples: &self.samples,
+            began: self.began.wall.0,
+            healthy_until: self.healthy_until,
+            trouble: self.trouble,
+            struck_at: self.struck_at,
+            incidents: &self.incidents,
+            checked,
+            caught_up: self.caught_up,
+            looks: &self.looks,
+            looks_failed: self.looks_failed,
+            deadline: options.deadline,
+        };
+        if options.scenario == Scenario::Poison {
+            // Nobody can tell before that user is written to.
+            let first =
+                facts.during(Kind::Write).find(|sample| facts.is_sick(sample)).map(|sample| sample.at);
+            facts.struck_at = facts.struck_at.max(first);
+        }
+        facts
     }
 }

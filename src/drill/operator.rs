@@ -8,10 +8,14 @@ use tonic::{Request, Status};
 
 use crate::bench::BenchError;
 use crate::bench::client::{Http2, origin};
+use crate::bench::machine::{Usage, own_pid};
+use crate::clock::{Clock as _, SystemClock};
 use crate::incident::report;
+use crate::model::EventTime;
 use crate::proto::operator_service_client::OperatorServiceClient;
 use crate::proto::{
-    GetIncidentRequest, GetStatusRequest, Incident, ListIncidentsRequest, NodeStatus, RebuildStoreRequest,
+    BreakerOperation, BreakerOverrideMode, BreakerScope, GetIncidentRequest, GetStatusRequest, Incident,
+    ListIncidentsRequest, NodeStatus, OverrideBreakerRequest, RebuildStoreRequest,
 };
 
 /// What was seen at a moment.
@@ -25,6 +29,35 @@ pub struct Look {
     pub pending: u64,
     /// The state of the worst incident, or none.
     pub state: Option<&'static str>,
+    /// CPU time that this process had used.
+    pub cpu: Duration,
+}
+
+/// When the clients began, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// What times are measured from.
+    pub at: Instant,
+    /// What the server's own times are compared with.
+    pub wall: EventTime,
+}
+
+impl Beginning {
+    /// Now.
+    pub fn now() -> Self {
+        Self { at: Instant::now(), wall: SystemClock.now() }
+    }
+
+    /// How long ago that is.
+    pub fn passed(self) -> Duration {
+        Instant::now().saturating_duration_since(self.at)
+    }
+
+    /// How long after it the server's clock said `at`.
+    fn until(self, at: &prost_types::Timestamp) -> Duration {
+        let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos) - i128::from(self.wall.0);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
+    }
 }
 
 /// A line of the timeline.
@@ -41,7 +74,7 @@ pub struct Line {
 /// The operator.
 pub struct Operator {
     client: OperatorServiceClient<Http2>,
-    began: Instant,
+    began: Beginning,
     /// Events of each incident that have been told.
     told: HashMap<u64, u64>,
     /// What was seen.
@@ -52,7 +85,7 @@ pub struct Operator {
 
 impl Operator {
     /// Connects to the operations listener at `addr`; times count from `began`.
-    pub async fn connect(addr: &str, began: Instant) -> Result<Self, BenchError> {
+    pub async fn connect(addr: &str, began: Beginning) -> Result<Self, BenchError> {
         let client = OperatorServiceClient::with_origin(Http2::connect(addr).await?, origin(addr)?);
         Ok(Self { client, began, told: HashMap::new(), looks: Vec::new(), failed: 0 })
     }
@@ -67,12 +100,13 @@ impl Operator {
             return (None, Vec::new());
         };
         let took = Instant::now().saturating_duration_since(asked);
-        let at = asked.saturating_duration_since(self.began);
+        let at = asked.saturating_duration_since(self.began.at);
         let status = answer.into_inner().status.unwrap_or_default();
         let pending = status.backlog.as_ref().map_or(0, |backlog| backlog.entries);
         let worst = status.incidents.iter().map(|incident| incident.state).min();
         let state = worst.map(|worst| report::state(worst.try_into().unwrap_or_default()));
-        self.looks.push(Look { at, took, pending, state });
+        let cpu = Usage::of(own_pid()).map_or(Duration::ZERO, |usage| usage.cpu);
+        self.looks.push(Look { at, took, pending, state, cpu });
         (Some(status), self.news().await)
     }
 
@@ -88,7 +122,7 @@ impl Operator {
             for event in incident.events.iter().skip(skip) {
                 let says =
                     format!("#{} {}: {}", incident.number, report::state(event.state()), event.message);
-                let at = Instant::now().saturating_duration_since(self.began);
+                let at = event.at.as_ref().map_or_else(|| self.began.passed(), |at| self.began.until(at));
                 lines.push(Line { at, from: "incident", says });
             }
         }
@@ -104,6 +138,23 @@ impl Operator {
             incidents.extend(self.client.get_incident(request).await?.into_inner().incident);
         }
         Ok(incidents)
+    }
+
+    /// Knows all that has been told up to now: after a restart the incidents are still there.
+    pub fn take_over_from(&mut self, earlier: &Self) {
+        self.told.clone_from(&earlier.told);
+    }
+
+    /// Forces the breaker for writes closed.
+    pub async fn force_closed(&mut self) -> Result<(), Status> {
+        let request = OverrideBreakerRequest {
+            scope: Some(BreakerScope { operation: BreakerOperation::Apply.into(), site: String::new() }),
+            mode: BreakerOverrideMode::ForceClosed.into(),
+            reason: "sabotage".to_owned(),
+            owner: "drill".to_owned(),
+            ..OverrideBreakerRequest::default()
+        };
+        self.client.override_breaker(request).await.map(drop)
     }
 
     /// Has the store rebuilt.

@@ -2,13 +2,24 @@
 
 use std::time::Duration;
 
-/// A write or a read.
+/// What was asked, and of whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `Identify`.
     Write,
     /// `GetProfile`.
     Read,
+    /// `Identify` at the control, which only appends to a log and syncs it.
+    ControlWrite,
+    /// `GetProfile` at the control, which only answers.
+    ControlRead,
+}
+
+impl Kind {
+    /// Whether it went to the control.
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::ControlWrite | Self::ControlRead)
+    }
 }
 
 /// What a call was answered.
@@ -62,6 +73,13 @@ pub struct Summary {
     pub max: Duration,
 }
 
+/// How long the control took at the worst while something went on: what the machine did to it then.
+pub fn machine_took(samples: &[Sample], from: Duration, to: Duration) -> Duration {
+    let control = samples.iter().filter(|sample| sample.kind.is_control());
+    let during = control.filter(|sample| sample.at <= to && sample.at + sample.took >= from);
+    during.map(|sample| sample.took).max().unwrap_or_default()
+}
+
 /// Sums up calls.
 pub fn summary<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Summary {
     let mut summary = Summary::default();
@@ -112,5 +130,11 @@ mod tests {
         assert_eq!((sum.calls, sum.done, sum.deferred, sum.refused, sum.unanswered), (100, 25, 25, 25, 25));
         assert_eq!([sum.p50, sum.p99, sum.max].map(|t| t.as_millis()), [50, 99, 100]);
         assert_eq!(summary(&[]), Summary::default());
+        // Calls of the server say nothing of the machine.
+        assert_eq!(machine_took(&samples, Duration::ZERO, Duration::MAX), Duration::ZERO);
+        let control: Vec<Sample> =
+            samples.iter().map(|sample| Sample { kind: Kind::ControlRead, ..*sample }).collect();
+        assert_eq!(machine_took(&control, Duration::from_millis(50), Duration::MAX).as_millis(), 100);
+        assert_eq!(machine_took(&control, Duration::from_millis(101), Duration::MAX), Duration::ZERO);
     }
 }

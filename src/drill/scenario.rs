@@ -70,9 +70,11 @@ pub struct Expected {
     pub incident: bool,
     /// It must be detected within so long after the fault.
     pub within: Duration,
-    /// Whether writes may be rejected meanwhile.
-    pub may_reject: bool,
-    /// What may be deferred.
+    /// Whether it may be detected before the fault that is waited for: there were signs.
+    pub announced: bool,
+    /// Whether the load is the same all the time.
+    pub same_load: bool,
+    /// What is sick.
     pub sick: Sick,
 }
 
@@ -85,6 +87,8 @@ pub enum Sick {
     Site,
     /// One user.
     User,
+    /// Not the store, but the journal.
+    Journal,
 }
 
 /// The site that is sick where one is, and the user.
@@ -117,32 +121,36 @@ impl Scenario {
 
     /// Whether faults strike single calls, as a backend behaves that isolates sites; otherwise they hold up the
     /// store's own writer.
-    pub fn strikes_calls(self, no_fix: bool) -> bool {
-        matches!(self, Self::SlowSite | Self::Poison | Self::HungForGood) || no_fix
+    pub fn strikes_calls(self) -> bool {
+        matches!(self, Self::SlowSite | Self::Poison)
     }
 
     /// What may be expected.
     pub fn expected(self) -> Expected {
         let within = Duration::from_secs(1);
-        let usual = Expected { incident: true, within, may_reject: false, sick: Sick::Store };
+        let usual = Expected { incident: true, within, announced: false, same_load: true, sick: Sick::Store };
         match self {
-            Self::Outage | Self::Hang | Self::HungForGood | Self::Flapping => usual,
+            Self::Outage => Expected { announced: true, ..usual },
+            Self::Hang | Self::HungForGood | Self::Flapping | Self::Errors => usual,
             Self::SlowSite => Expected { sick: Sick::Site, ..usual },
-            // 600 ms a commit is no stall: each one ends. It is for the CUSUM, and one writer gives it one verdict
-            // at a time.
-            Self::SlowAll | Self::Errors => Expected { within: Duration::from_secs(8), ..usual },
+            // 600 ms a commit is no stall: each one ends. It takes nine slow ones in a row to tell it from a healthy
+            // store, and one writer gives one verdict at a time: 5.1 s.
+            Self::SlowAll => Expected { within: Duration::from_secs(6), ..usual },
             // The limit of the journal's watch is 1 s; it looks ten times a second.
-            Self::JournalStall => Expected { within: Duration::from_millis(1500), may_reject: true, ..usual },
+            Self::JournalStall => {
+                Expected { within: Duration::from_millis(1500), sick: Sick::Journal, ..usual }
+            }
             // Five attempts with growing pauses.
-            Self::Poison => Expected { within: Duration::from_secs(15), sick: Sick::User, ..usual },
-            Self::StallsNoFault | Self::BurstsNoFault => Expected { incident: false, ..usual },
+            Self::Poison => Expected { within: Duration::from_secs(5), sick: Sick::User, ..usual },
+            Self::StallsNoFault => Expected { incident: false, ..usual },
+            Self::BurstsNoFault => Expected { incident: false, same_load: false, ..usual },
         }
     }
 
     /// What happens in a drill of this length.
     pub fn steps(self, length: Duration, no_fix: bool) -> Vec<Step> {
         let at = |share: f64| length.mul_f64(share);
-        let level = if self.strikes_calls(no_fix) { FaultLevel::Call } else { FaultLevel::Thread };
+        let level = if self.strikes_calls() { FaultLevel::Call } else { FaultLevel::Thread };
         let fault = |kind| Fault::new(kind, level).on(Operation::Commit);
         let slow = |millis| fault(FaultKind::Delay(Duration::from_millis(millis)));
         let step =

@@ -36,6 +36,11 @@ impl SyncGate {
         self.0.0.lock().delay = Some(by);
     }
 
+    /// How much longer each sync takes.
+    pub fn delayed(&self) -> Option<Duration> {
+        self.0.0.lock().delay
+    }
+
     fn pass(&self) {
         let mut held = self.0.0.lock();
         if let Some(delay) = held.delay {
@@ -48,19 +53,19 @@ impl SyncGate {
 
 /// `inner`, with syncs that pass a gate.
 #[derive(Debug)]
-pub struct SlowFs<F> {
-    inner: F,
+pub struct SlowFs<F: ?Sized> {
+    inner: Arc<F>,
     gate: SyncGate,
 }
 
-impl<F: Fs> SlowFs<F> {
+impl<F: Fs + ?Sized> SlowFs<F> {
     /// `inner` behind `gate`.
-    pub fn new(inner: F, gate: SyncGate) -> Self {
+    pub fn new(inner: Arc<F>, gate: SyncGate) -> Self {
         Self { inner, gate }
     }
 }
 
-impl<F: Fs> Fs for SlowFs<F> {
+impl<F: Fs + ?Sized> Fs for SlowFs<F> {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
         let inner = self.inner.open(path, mode)?;
         Ok(Box::new(SlowFile { inner, gate: self.gate.clone() }))
@@ -132,7 +137,7 @@ mod tests {
     #[test]
     fn a_sync_waits_for_the_gate() {
         let gate = SyncGate::default();
-        let fs = SlowFs::new(FaultyFs::new(), gate.clone());
+        let fs = SlowFs::new(Arc::new(FaultyFs::new()), gate.clone());
         let file = fs.open(Path::new("/a"), OpenMode::CreateNew).unwrap();
         file.sync_data().unwrap();
         gate.close();

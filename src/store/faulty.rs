@@ -36,6 +36,8 @@ pub struct Fault {
     pub user: Option<User>,
     /// How many of a thousand calls that fit are struck, spread evenly: the same ones in every run.
     pub per_mille: u16,
+    /// Only calls of this generation of the store: one that is built in its place is sound.
+    pub generation: Option<u64>,
 }
 
 /// What happens to a call.
@@ -65,7 +67,15 @@ pub enum FaultLevel {
 impl Fault {
     /// A fault of all calls.
     pub fn new(kind: FaultKind, level: FaultLevel) -> Self {
-        Self { kind, level, operations: Vec::new(), site: None, user: None, per_mille: 1000 }
+        Self {
+            kind,
+            level,
+            operations: Vec::new(),
+            site: None,
+            user: None,
+            per_mille: 1000,
+            generation: None,
+        }
     }
 
     /// Only calls of `operation` (and of those given before).
@@ -86,6 +96,13 @@ impl Fault {
     #[must_use]
     pub fn of_user(mut self, user: User) -> Self {
         self.user = Some(user);
+        self
+    }
+
+    /// Only calls of generation `number` of the store.
+    #[must_use]
+    pub fn of_generation(mut self, number: u64) -> Self {
+        self.generation = Some(number);
         self
     }
 
@@ -177,9 +194,15 @@ impl Faults {
         let _ = self.0.waiting.subscribe().wait_for(|waiting| *waiting >= calls).await;
     }
 
-    fn pick(&self, level: FaultLevel, operation: Operation, about: &About<'_>) -> Option<Struck> {
+    fn pick(
+        &self,
+        level: FaultLevel,
+        operation: Operation,
+        generation: u64,
+        about: &About<'_>,
+    ) -> Option<Struck> {
         let active = self.0.active.lock();
-        let struck = active.iter().find(|active| active.strikes(level, operation, about))?;
+        let struck = active.iter().find(|active| active.strikes(level, operation, generation, about))?;
         Some(Struck { board: Arc::clone(&self.0), active: Arc::clone(struck) })
     }
 }
@@ -214,13 +237,14 @@ impl Active {
         self.opened.notify_all();
     }
 
-    fn strikes(&self, level: FaultLevel, operation: Operation, about: &About<'_>) -> bool {
+    fn strikes(&self, level: FaultLevel, operation: Operation, generation: u64, about: &About<'_>) -> bool {
         let fault = &self.fault;
         let wanted = match &*fault.operations {
             [] => !matches!(operation, Operation::BuildIndex | Operation::Upkeep),
             wanted => wanted.contains(&operation),
         };
-        if fault.level != level || !wanted || !about.fits(fault) {
+        let other = fault.generation.is_some_and(|wanted| wanted != generation);
+        if fault.level != level || !wanted || other || !about.fits(fault) {
             return false;
         }
         // Strikes whenever the share of all calls so far passes the next whole number.
@@ -308,7 +332,7 @@ impl Struck {
 impl WorkerHook for Faults {
     fn before(&self, call: &Call) -> Result<(), StoreError> {
         let about = About::Site(call.site.as_ref());
-        match self.pick(FaultLevel::Thread, call.operation, &about) {
+        match self.pick(FaultLevel::Thread, call.operation, call.generation, &about) {
             Some(struck) => struck.happen_blocking(),
             None => Ok(()),
         }
@@ -320,12 +344,20 @@ impl WorkerHook for Faults {
 pub struct FaultyStore<S: ?Sized> {
     inner: Arc<S>,
     faults: Faults,
+    generation: u64,
 }
 
 impl<S: Store + ?Sized> FaultyStore<S> {
     /// `inner` with `faults`.
     pub fn new(inner: Arc<S>, faults: Faults) -> Self {
-        Self { inner, faults }
+        Self { inner, faults, generation: 0 }
+    }
+
+    /// The same, where `inner` is generation `number` of the store.
+    #[must_use]
+    pub fn of_generation(mut self, number: u64) -> Self {
+        self.generation = number;
+        self
     }
 
     fn run<T: Send + 'static>(
@@ -334,8 +366,8 @@ impl<S: Store + ?Sized> FaultyStore<S> {
         about: &About<'_>,
         call: impl FnOnce(&S) -> StoreFuture<T> + Send + 'static,
     ) -> StoreFuture<T> {
-        let before = self.faults.pick(FaultLevel::Call, operation, about);
-        let after = self.faults.pick(FaultLevel::Answer, operation, about);
+        let pick = |level| self.faults.pick(level, operation, self.generation, about);
+        let (before, after) = (pick(FaultLevel::Call), pick(FaultLevel::Answer));
         if before.is_none() && after.is_none() {
             return call(&self.inner);
         }

@@ -273,7 +273,7 @@ fn trusted(
         let opened = Note { clean: false, place: here.clone(), ..note.clone() };
         note::write(&options.note_dir, &opened).map_err(|e| io(&options.note_dir, e))?;
     }
-    let store = match SledStore::open(&dir.join("sled"), options.node, &options.sled) {
+    let store = match open_store(options, dir, note.generation) {
         Ok(store) => store,
         Err(error) => {
             tracing::error!(%error, dir = %dir.display(), "the store cannot be opened");
@@ -313,6 +313,12 @@ fn refuse_foreign(options: &GenerationOptions, dir: &Path, end: u64) -> Result<(
 
 fn refuse_ahead(dir: &Path, applied: u64, end: u64) -> Result<(), OpenError> {
     if applied > end { Err(OpenError::AheadOfJournal { dir: dir.to_owned(), applied, end }) } else { Ok(()) }
+}
+
+/// Opens the files of a generation; it may be a new one.
+fn open_store(options: &GenerationOptions, dir: &Path, number: u64) -> Result<SledStore, StoreError> {
+    let sled = SledOptions { generation: number, ..options.sled.clone() };
+    SledStore::open(&dir.join("sled"), options.node, &sled)
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {

@@ -97,6 +97,8 @@ impl Operation {
 /// One call, as decorators and backends speak of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// The generation of the store that runs it.
+    pub generation: u64,
     /// What it does.
     pub operation: Operation,
     /// The tenant, if it is about one.

@@ -13,6 +13,7 @@ mod catch_up;
 mod clients;
 mod crash;
 mod damage;
+mod drill;
 mod faults;
 mod formats;
 mod game_day;

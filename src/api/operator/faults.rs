@@ -9,7 +9,7 @@ use super::fields::{duration, text};
 use super::{Operators, given};
 use crate::api::encode::span;
 use crate::api::status::Failure;
-use crate::command::faults::{FaultDesk, FaultOrder, FaultRefused, InjectedFault};
+use crate::command::faults::{FaultDesk, FaultOrder, FaultRefused, InjectedFault, Injection};
 use crate::proto::{self, fault::Effect};
 use crate::store::faulty::{Fault, FaultKind, FaultLevel};
 use crate::store::{Operation, Purpose, StoreError};
@@ -39,14 +39,19 @@ impl Operators {
     }
 
     fn fault_order(&self, asked: proto::Fault) -> Result<FaultOrder, Failure> {
-        let level = match asked.place() {
-            proto::FaultPlace::Await => FaultLevel::Call,
-            proto::FaultPlace::Thread => FaultLevel::Thread,
-            proto::FaultPlace::JournalSync => return Err(Failure::not_supported("a fault of the journal")),
+        let lasts = duration("lasts", asked.lasts, Duration::from_millis(1), LONGEST)?.unwrap_or(USUAL);
+        let what = match asked.place() {
+            proto::FaultPlace::Await => self.of_store(asked, FaultLevel::Call)?,
+            proto::FaultPlace::Thread => self.of_store(asked, FaultLevel::Thread)?,
+            proto::FaultPlace::JournalSync => of_journal(&asked)?,
             proto::FaultPlace::Unspecified => {
-                return Err(Failure::invalid("place", "must be await or thread"));
+                return Err(Failure::invalid("place", "must be await, thread or journal sync"));
             }
         };
+        Ok(FaultOrder { what, lasts })
+    }
+
+    fn of_store(&self, asked: proto::Fault, level: FaultLevel) -> Result<Injection, Failure> {
         let mut operations = Vec::new();
         for &call in &asked.calls {
             operations.extend_from_slice(match proto::StoreCall::try_from(call) {
@@ -78,16 +83,27 @@ impl Operators {
             Some(Effect::Hang(())) => FaultKind::Hang,
             Some(Effect::Panic(())) => FaultKind::Panic,
             Some(Effect::Error(message)) => FaultKind::Error(StoreError::Io(text("error", &message)?)),
-            Some(Effect::Delay(delay)) => {
-                let delay = duration("delay", Some(delay), Duration::from_nanos(1), LONGEST_DELAY)?;
-                FaultKind::Delay(delay.unwrap_or_default())
-            }
+            Some(Effect::Delay(by)) => FaultKind::Delay(delay(by)?),
         };
-        let lasts = duration("lasts", asked.lasts, Duration::from_millis(1), LONGEST)?.unwrap_or(USUAL);
         let per_mille = ((percentage * 10.0).round() as u16).max(1);
-        let fault = Fault { kind, level, operations, site, user, per_mille };
-        Ok(FaultOrder { fault, lasts })
+        let fault = Fault { kind, level, operations, site, user, per_mille, generation: None };
+        Ok(Injection::Store { fault, every_generation: asked.every_generation })
     }
+}
+
+fn of_journal(asked: &proto::Fault) -> Result<Injection, Failure> {
+    let partial = asked.percentage.is_some_and(|share| share < 100.0);
+    if partial || asked.every_generation || !(asked.calls.is_empty() && asked.site.is_empty()) {
+        return Err(Failure::invalid("place", "a fault of the journal strikes each of its syncs"));
+    }
+    match asked.effect {
+        Some(Effect::Delay(by)) => Ok(Injection::Journal(delay(by)?)),
+        _ => Err(Failure::invalid("effect", "of the journal must be a delay")),
+    }
+}
+
+fn delay(by: prost_types::Duration) -> Result<Duration, Failure> {
+    Ok(duration("delay", Some(by), Duration::from_nanos(1), LONGEST_DELAY)?.unwrap_or_default())
 }
 
 /// The faults in force, for a status.
@@ -104,7 +120,23 @@ impl From<FaultRefused> for Failure {
 }
 
 fn told(injected: &InjectedFault) -> proto::Fault {
-    let fault = &injected.fault;
+    let common = proto::Fault {
+        id: injected.id.clone(),
+        lasts: Some(span(injected.left)),
+        struck: injected.struck,
+        percentage: Some(100.0),
+        ..proto::Fault::default()
+    };
+    let (fault, every_generation) = match &injected.what {
+        Injection::Store { fault, every_generation } => (fault, *every_generation),
+        Injection::Journal(delay) => {
+            return proto::Fault {
+                place: proto::FaultPlace::JournalSync.into(),
+                effect: Some(Effect::Delay(span(*delay))),
+                ..common
+            };
+        }
+    };
     let place = match fault.level {
         FaultLevel::Call | FaultLevel::Answer => proto::FaultPlace::Await,
         FaultLevel::Thread => proto::FaultPlace::Thread,
@@ -118,15 +150,14 @@ fn told(injected: &InjectedFault) -> proto::Fault {
         FaultKind::Error(error) => Effect::Error(error.to_string()),
     };
     proto::Fault {
-        id: injected.id.clone(),
         place: place.into(),
         calls,
         site: fault.site.as_ref().map(|site| site.as_str().to_owned()).unwrap_or_default(),
         user: fault.user.as_ref().map(|user| user.as_str().to_owned()).unwrap_or_default(),
         percentage: Some(f64::from(fault.per_mille) / 10.0),
-        lasts: Some(span(injected.left)),
         effect: Some(effect),
-        struck: injected.struck,
+        every_generation,
+        ..common
     }
 }
 

@@ -24,6 +24,7 @@ use crate::api::operator::Handles;
 use crate::command::faults::FaultDesk;
 use crate::store::Store;
 
+pub use faults::Weak;
 pub use process::HandOverCall;
 pub use watch::Around;
 
@@ -44,7 +45,10 @@ impl Operate {
         let quotas = (around.total_quota, around.segment);
         let watch = Arc::new(watch::Watch::new(core, around, Instant::now()));
         let (desk, hand_overs) = process::Desk::new(core.shared.node);
-        let injected = core.faults.clone().map(faults::Desk::new);
+        let injected = core.weak.clone().map(|weak| {
+            let generations = Arc::clone(&core.generations);
+            faults::Desk::new(weak, move || generations.generation())
+        });
         let handles = Handles {
             hand_over: Some(Arc::new(desk)),
             faults: injected.clone().map(|desk| Arc::new(desk) as Arc<dyn FaultDesk>),

@@ -282,6 +282,7 @@ pub fn sled() -> SledOptions {
         apply_threads: 1,
         queue: 64,
         hook: None,
+        generation: 0,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::io;
-use super::{Generations, OpenError, State, generation_dir, list, lock, refuse_foreign};
+use super::{Generations, OpenError, State, generation_dir, list, lock, open_store, refuse_foreign};
 use crate::model::LowWater;
 use crate::store::Flushed;
 use crate::store::note::{self, Elsewhere, Note, Place, Wanted};
@@ -89,7 +89,7 @@ impl Generations {
         };
         note::write(&path, &note).map_err(|e| io(&path, e))?;
         note::sync_dir(&base).map_err(|e| io(&base, e))?;
-        let store = SledStore::open(&path.join("sled"), self.options.node, &self.options.sled);
+        let store = open_store(&self.options, &path, number);
         let store = store.map_err(|error| OpenError::Store { dir: path.clone(), error })?;
         Ok(Candidate { number, dir: path, store: Arc::new(store), base, lock })
     }

@@ -52,8 +52,8 @@ pub fn run(shared: &Arc<Shared>, writer: &Pool, wake: &Receiver<()>) {
 
 /// One pass over all profiles. The first one is under way since the index was made.
 fn pass(shared: &Arc<Shared>, writer: &Pool, first: bool) -> Result<(), StoreError> {
-    let begun = Arc::clone(shared);
-    on_writer(writer, move || {
+    let (begun, generation) = (Arc::clone(shared), shared.generation);
+    on_writer(generation, writer, move || {
         let mut writer = begun.writer.lock();
         begun.index.begin_pass(writer.mark().profiles);
         if !first {
@@ -74,7 +74,7 @@ fn pass(shared: &Arc<Shared>, writer: &Pool, first: bool) -> Result<(), StoreErr
         let Some(last_key) = chunk.last_key else { break };
         after = Some(last_key);
         let shared = Arc::clone(shared);
-        inserted = Some(on_writer(writer, move || {
+        inserted = Some(on_writer(generation, writer, move || {
             let mut writer = shared.writer.lock();
             writer.forget_touched_before(as_of);
             shared.index.insert_batch(&chunk.entries, |number| writer.touched(number));
@@ -83,7 +83,7 @@ fn pass(shared: &Arc<Shared>, writer: &Pool, first: bool) -> Result<(), StoreErr
         })?);
     }
     let ended = Arc::clone(shared);
-    on_writer(writer, move || {
+    on_writer(generation, writer, move || {
         ended.index.end_pass();
         ended.writer.lock().stop_tracking();
         Ok(())
@@ -92,10 +92,11 @@ fn pass(shared: &Arc<Shared>, writer: &Pool, first: bool) -> Result<(), StoreErr
 }
 
 fn on_writer(
+    generation: u64,
     writer: &Pool,
     work: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
 ) -> Result<Answer<()>, StoreError> {
-    writer.submit_waiting(Call { operation: Operation::BuildIndex, site: None }, work)
+    writer.submit_waiting(Call { generation, operation: Operation::BuildIndex, site: None }, work)
 }
 
 fn read(trees: &Trees, index: &AttributeIndex, after: Option<&[u8]>) -> Result<Chunk, StoreError> {

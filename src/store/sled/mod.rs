@@ -51,6 +51,8 @@ pub struct SledOptions {
     pub index_capacity: u64,
     /// Asked before each call on the thread that runs it.
     pub hook: Option<Arc<dyn WorkerHook>>,
+    /// The number of this generation, as hooks and decorators are told.
+    pub generation: u64,
 }
 
 impl Default for SledOptions {
@@ -63,6 +65,7 @@ impl Default for SledOptions {
             queue: 1024,
             index_capacity: 512 << 20,
             hook: None,
+            generation: 0,
         }
     }
 }
@@ -86,6 +89,7 @@ pub struct SledStore {
 
 /// What the threads of one generation share.
 struct Shared {
+    generation: u64,
     // Emptied at close: sled ends, and releases its file, when the last handle is gone.
     trees: ArcSwapOption<Trees>,
     writer: parking_lot::Mutex<Writer>,
@@ -169,6 +173,7 @@ impl SledStore {
         }
         let (wake_builder, woken) = bounded(1);
         let shared = Arc::new(Shared {
+            generation: options.generation,
             trees: ArcSwapOption::from_pointee(trees),
             writer: parking_lot::Mutex::new(Writer::new(mark)),
             index,
@@ -208,6 +213,11 @@ impl SledStore {
         };
         std::thread::Builder::new().name("store-index".to_owned()).spawn(build).map_err(no_thread)?;
         Ok(store)
+    }
+
+    /// Its number.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation
     }
 
     /// Where it lies.
@@ -385,7 +395,7 @@ impl SledStore {
         work: impl FnOnce(&Shared, &Trees) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<T> {
         let shared = Arc::clone(&self.shared);
-        pool.run(Call { operation, site }, move || {
+        pool.run(Call { generation: shared.generation, operation, site }, move || {
             let trees = shared.trees()?;
             shared.call(operation, || work(&shared, &trees))
         })

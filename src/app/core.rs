@@ -202,7 +202,7 @@ impl Core {
         let closed = (!trusted).then_some(closed);
         let meters = StoreMeters::new(Instant::now());
         let guard = Guard::new(&guard_options(config), Arc::clone(&clock))?;
-        guard.events().attach(BreakerEvents(incidents.clone()));
+        guard.events().attach(BreakerEvents::new(incidents.clone(), guard.errors_at_trips()));
         let orders = Arc::new(Orders::connect(holds.switch(), &guard, &incidents, &clock));
         let wrap: Wrap = {
             let (inner, meters, guard) = (Arc::clone(&layers.wrap), meters.clone(), Arc::clone(&guard));

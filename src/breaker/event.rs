@@ -56,6 +56,8 @@ pub enum Rule {
     Stall,
     /// Too large a share of the calls is slow or bad.
     PartialSlowness,
+    /// The backend said that it cannot go on.
+    BackendFailed,
     /// A flush is overdue.
     FlushOverdue {
         /// Its age.
@@ -94,6 +96,7 @@ impl Rule {
         match self {
             Self::Stall => "stall",
             Self::PartialSlowness => "partial_slowness",
+            Self::BackendFailed => "backend_failed",
             Self::FlushOverdue { .. } => "flush_overdue",
             Self::Children { .. } => "children",
             Self::ParentTripped => "parent_tripped",
@@ -118,7 +121,7 @@ pub struct Evidence {
     pub slow: u64,
     /// All verdicts since then.
     pub total: u64,
-    /// How long before the event the evidence began (score left zero, or the oldest call's age).
+    /// How long before the event the evidence began: when the oldest of the calls that showed it did.
     pub since: Duration,
     /// Age of the oldest call in flight.
     pub oldest: Option<Duration>,
@@ -128,6 +131,21 @@ pub struct Evidence {
     pub in_flight: u64,
     /// Calls of earlier generations that have not come back.
     pub hung: u64,
+}
+
+impl Evidence {
+    /// The same, when it is the last probe that decided: it is the oldest call of those that count.
+    pub(super) fn with_probe(mut self, rule: Rule, age: Duration) -> Self {
+        match rule {
+            Rule::ProbeSlow | Rule::ProbeExpired => {
+                self.oldest = self.oldest.max(Some(age));
+                self.since = self.since.max(self.oldest.unwrap_or_default());
+            }
+            Rule::ProbeFailed => self.since = self.since.max(age),
+            _ => {}
+        }
+        self
+    }
 }
 
 /// Something happened.

@@ -94,6 +94,8 @@ struct Core {
     detector: Detector,
     machine: Machine,
     flush: FlushRule,
+    /// The backend said that it cannot go on, since the last tick.
+    failed: bool,
     order: Option<(Override, Option<Duration>)>,
     finding: Finding,
     active_at: Duration,
@@ -138,6 +140,7 @@ impl Core {
             seed,
             now,
             flush: FlushRule::default(),
+            failed: false,
             order: None,
             finding: Finding::default(),
             active_at: now,
@@ -155,6 +158,9 @@ impl Core {
         let since = match rule {
             Some(Rule::Stall) => oldest.unwrap_or_default(),
             Some(Rule::FlushOverdue { age }) => age,
+            Some(Rule::BackendFailed | Rule::Children { .. }) if oldest.is_some() => {
+                oldest.unwrap_or_default()
+            }
             _ if cusum.score() > 0.0 => self.now.saturating_sub(cusum.since()) + self.settings.slow_after,
             _ => Duration::ZERO,
         };
@@ -246,6 +252,10 @@ impl Scope {
             && core.finding.in_flight == 0
             && core.detector.hung(&self.window) == 0
             && now.saturating_sub(core.active_at) >= idle_after
+    }
+
+    pub fn name(&self) -> ScopeName {
+        self.core.lock().name.clone()
     }
 
     pub fn passes(&self) -> bool {
@@ -342,6 +352,7 @@ impl Scope {
             core.active_at = now;
         }
         let alarm = match finding.alarm {
+            _ if std::mem::take(&mut core.failed) => Some(Rule::BackendFailed),
             _ if let Some(age) = core.flush.overdue(now) => Some(Rule::FlushOverdue { age }),
             Some(Alarm::Stall) => Some(Rule::Stall),
             Some(Alarm::Slowness) => Some(Rule::PartialSlowness),
@@ -365,10 +376,12 @@ impl Scope {
         };
         let rule = seen.alarm;
         let before = core.evidence(&self.window, rule);
+        let probed = core.machine.probe_age(now);
         if let Some(decision) = core.machine.tick(now, passed, &seen) {
             report.changed = matches!(decision, Decision::Change { .. });
             report.tripped = matches!(decision, Decision::Change { to: Phase::Open, .. });
-            let event = core.apply(decision, &self.window, parent_passes, before);
+            let seen = before.with_probe(decision.rule(), probed);
+            let event = core.apply(decision, &self.window, parent_passes, seen);
             events.push(event);
         }
         report.tripped_at = core.tripped_at;
@@ -427,6 +440,7 @@ impl Scope {
         core.detector.forgive(core.now, &self.window, passes);
         core.finding = Finding::default();
         core.flush = FlushRule::default();
+        core.failed = false;
         core.machine.renew();
     }
 
@@ -515,7 +529,7 @@ impl ScopeHandle {
 
     /// Its name.
     pub fn name(&self) -> ScopeName {
-        self.0.core.lock().name.clone()
+        self.0.name()
     }
 
     /// The state that a call would meet: its own or the parent's, whichever lets less through.
@@ -533,6 +547,11 @@ impl ScopeHandle {
     /// The pace of slow starts, now and later.
     pub fn set_pace(&self, pace: Pace) {
         self.0.core.lock().machine.set_pace(pace);
+    }
+
+    /// The backend said that it cannot go on: trips at the next tick, whatever it has seen before.
+    pub fn backend_failed(&self) {
+        self.0.core.lock().failed = true;
     }
 
     /// A flush of the backend began (as of the last tick); see [`FlushRule`].

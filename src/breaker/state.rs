@@ -69,7 +69,7 @@ struct Lease {
 enum State {
     Closed { since: Duration },
     Open { until: Duration },
-    HalfOpen { fast: u32, failed: Option<Rule>, lease: Option<Lease> },
+    HalfOpen { fast: u32, failed: Option<Rule>, lease: Option<Lease>, asked: Duration },
     SlowStart(SlowStart),
     Ramp(Ramp),
 }
@@ -88,6 +88,15 @@ pub enum Decision {
     },
     /// Only observing: would have tripped.
     WouldTrip(Rule),
+}
+
+impl Decision {
+    /// Why.
+    pub fn rule(self) -> Rule {
+        match self {
+            Self::Change { rule, .. } | Self::WouldTrip(rule) => rule,
+        }
+    }
 }
 
 /// State, attempts, overrides of one scope.
@@ -175,6 +184,14 @@ impl Machine {
         }
     }
 
+    /// How long ago the last probe was let through, while it is half open.
+    pub fn probe_age(&self, now: Duration) -> Duration {
+        match self.state {
+            State::HalfOpen { asked, .. } => now.saturating_sub(asked),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// The pace of slow starts.
     pub fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
@@ -211,10 +228,10 @@ impl Machine {
                 if now < *until || waits {
                     return None;
                 }
-                let half_open = State::HalfOpen { fast: 0, failed: None, lease: None };
+                let half_open = State::HalfOpen { fast: 0, failed: None, lease: None, asked: now };
                 Some(self.change(half_open, Rule::OpenTimeOver))
             }
-            State::HalfOpen { fast, failed, lease } => {
+            State::HalfOpen { fast, failed, lease, .. } => {
                 if let Some(probe) = lease {
                     let slow =
                         probe.began.is_some_and(|began| now.saturating_sub(began) >= settings.slow_after);
@@ -286,7 +303,7 @@ impl Machine {
                 let left = until.saturating_sub(self.now);
                 Err((Reason::Open, left.clamp(slow_after, self.settings.open_max)))
             }
-            State::HalfOpen { fast, failed, lease } => {
+            State::HalfOpen { fast, failed, lease, asked } => {
                 let wanted = *fast < self.settings.probes && failed.is_none() && lease.is_none();
                 if role == Role::Caller || !wanted {
                     return Err((Reason::Probing, slow_after));
@@ -294,6 +311,7 @@ impl Machine {
                 self.leases += 1;
                 let expires = self.now + self.settings.probe_lease;
                 *lease = Some(Lease { id: self.leases, expires, began: None });
+                *asked = self.now;
                 Ok(Some(self.leases))
             }
             State::SlowStart(start) => match start.take(weight, self.pace) {
@@ -321,7 +339,7 @@ impl Machine {
 
     /// The probe ended: `Some(true)` answered, `Some(false)` failed, `None` given up.
     pub fn probe_ended(&mut self, id: u64, answered: Option<bool>) {
-        if let State::HalfOpen { fast, failed, lease } = &mut self.state
+        if let State::HalfOpen { fast, failed, lease, .. } = &mut self.state
             && lease.as_ref().is_some_and(|lease| lease.id == id)
         {
             *lease = None;

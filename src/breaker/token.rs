@@ -1,5 +1,6 @@
 //! A call's token: from admission to the end of the work.
 
+use super::event::ScopeName;
 use super::scope::Scope;
 use super::window::{Begun, Ending, Running};
 
@@ -57,6 +58,11 @@ impl CallToken {
     pub(super) fn probing(mut self, probe: Option<Probe>) -> Self {
         self.probe = probe.map(Box::new);
         self
+    }
+
+    /// The breaker that judges this call. Takes a short lock.
+    pub fn scope(&self) -> ScopeName {
+        self.scope.name()
     }
 
     /// This call decides on the state of an Open breaker: let it go first.

@@ -67,12 +67,14 @@ pub enum TripRule {
     Children,
     /// A probe failed, or its lease ran out.
     Probe,
+    /// The store takes no more writes.
+    StoreFailed,
     /// An operator forced it.
     Forced,
 }
 
 /// What a breaker saw.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BreakerEvidence {
     /// Which rule decided; none for what it sees now.
     pub rule: Option<TripRule>,
@@ -92,6 +94,8 @@ pub struct BreakerEvidence {
     pub p99: Option<Duration>,
     /// Calls that hang since before the last change of state.
     pub hung: u64,
+    /// What the store said last when it failed, lately; empty: nothing.
+    pub last_error: String,
 }
 
 /// What an operator wants of a breaker.

@@ -38,8 +38,10 @@ impl Guard {
             scope,
             state: state(told.phase),
             since: self.clock.now().minus(told.for_so_long),
-            tripped_by: told.tripped_by.map(|(rule, seen)| evidence(Some(rule), &seen)),
-            evidence: evidence(None, &told.evidence),
+            tripped_by: told
+                .tripped_by
+                .map(|(rule, seen)| evidence(Some(rule), &seen, self.errors.at_trip(&told.name))),
+            evidence: evidence(None, &told.evidence, self.errors.recent(&told.name, Instant::now())),
             next_probe_in: told.open_for,
             admitted: told.rate.or(told.share.map(f64::from)),
             trips: told.trips,
@@ -91,6 +93,7 @@ pub(super) fn trip_rule(rule: Rule) -> Option<TripRule> {
         Rule::Stall => TripRule::Stall,
         Rule::PartialSlowness => TripRule::Share,
         Rule::FlushOverdue { .. } => TripRule::Flush,
+        Rule::BackendFailed => TripRule::StoreFailed,
         Rule::Children { .. } => TripRule::Children,
         Rule::ProbeFailed | Rule::ProbeSlow | Rule::ProbeExpired => TripRule::Probe,
         Rule::Operator => TripRule::Forced,
@@ -98,7 +101,7 @@ pub(super) fn trip_rule(rule: Rule) -> Option<TripRule> {
     })
 }
 
-fn evidence(rule: Option<Rule>, seen: &Evidence) -> BreakerEvidence {
+fn evidence(rule: Option<Rule>, seen: &Evidence, last_error: String) -> BreakerEvidence {
     BreakerEvidence {
         rule: rule.and_then(trip_rule),
         score: seen.score,
@@ -109,6 +112,7 @@ fn evidence(rule: Option<Rule>, seen: &Evidence) -> BreakerEvidence {
         oldest: seen.oldest,
         p99: Some(seen.p99).filter(|p99| *p99 > Duration::ZERO),
         hung: seen.hung,
+        last_error,
     }
 }
 

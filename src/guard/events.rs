@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Operation;
+use super::errors::Errors;
 use crate::breaker::{Event, Listener, OVERFLOW, Phase, ScopeName};
 use crate::metrics as names;
 use crate::model::Site;
@@ -23,6 +25,7 @@ type Named = (Operation, Option<Arc<str>>);
 
 struct Inner {
     listeners: Mutex<Vec<Box<dyn Listener>>>,
+    errors: &'static Errors,
     open: [Withheld; 4],
     /// Those that are not Closed; few.
     phases: Mutex<BTreeMap<Named, Phase>>,
@@ -74,9 +77,10 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(errors: &'static Errors) -> Self {
         Self(Arc::new(Inner {
             listeners: Mutex::default(),
+            errors,
             open: Default::default(),
             phases: Mutex::default(),
             half_open: AtomicUsize::new(0),
@@ -140,6 +144,7 @@ impl Listener for Events {
             Event::Transition { scope, from, to, rule, evidence, .. } => {
                 self.enter(scope, *to);
                 if *to == Phase::Open {
+                    self.0.errors.tripped(scope, Instant::now());
                     let (operation, rule) = (scope.operation.to_string(), rule.as_str());
                     let whose = if scope.site.is_some() { "site" } else { "store" };
                     metrics::counter!(names::BREAKER_TRIPS, "operation" => operation, "scope" => whose, "rule" => rule)
@@ -155,6 +160,7 @@ impl Listener for Events {
                     total = evidence.total,
                     oldest = ?evidence.oldest.unwrap_or_default(),
                     hung = evidence.hung,
+                    error = if *to == Phase::Open { self.0.errors.at_trip(scope) } else { String::new() },
                     "a breaker changed its state"
                 );
             }

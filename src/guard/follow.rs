@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use super::errors::Errors;
 use super::{Guard, Operation, classify};
 use crate::breaker::{CallToken, Outcome};
 use crate::store::StoreError;
@@ -15,15 +17,16 @@ pub(super) struct Followed {
     site: Option<CallToken>,
     /// From when one of its threads begins it; if there is no `site`, as that.
     store: Option<CallToken>,
+    errors: &'static Errors,
 }
 
 impl Followed {
-    pub fn of_store(token: CallToken) -> Self {
-        Self { site: None, store: Some(token) }
+    pub fn of_store(token: CallToken, errors: &'static Errors) -> Self {
+        Self { site: None, store: Some(token), errors }
     }
 
-    pub fn of_site(token: CallToken, store: CallToken) -> Self {
-        Self { site: Some(token), store: Some(store) }
+    pub fn of_site(token: CallToken, store: CallToken, errors: &'static Errors) -> Self {
+        Self { site: Some(token), store: Some(store), errors }
     }
 
     /// Whether the state of a breaker depends on it.
@@ -56,7 +59,12 @@ impl Watch for Followed {
     }
 
     fn ended(&mut self, error: Option<&StoreError>) {
-        self.finish(classify::outcome(error));
+        let outcome = classify::outcome(error);
+        if let (Outcome::Bad, Some(error)) = (outcome, error) {
+            let scopes = self.site.iter().chain(&self.store).map(CallToken::scope);
+            self.errors.note(scopes, error, Instant::now());
+        }
+        self.finish(outcome);
     }
 }
 
@@ -82,9 +90,13 @@ impl Watch for Flush {
         }
     }
 
-    fn ended(&mut self, _: Option<&StoreError>) {
+    fn ended(&mut self, error: Option<&StoreError>) {
         if self.is_of_this_store() {
-            self.guard.root(Operation::Apply).flush_finished();
+            let commits = self.guard.root(Operation::Apply);
+            commits.flush_finished();
+            if let (Outcome::Bad, Some(error)) = (classify::outcome(error), error) {
+                self.guard.errors.note(std::iter::once(commits.name()), error, Instant::now());
+            }
         }
     }
 }

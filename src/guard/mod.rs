@@ -16,6 +16,7 @@
 
 mod classify;
 mod control;
+mod errors;
 mod events;
 mod follow;
 mod measure;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::breaker::{Bounds, Registry, RegistryError, Role, ScopeHandle, Settings, Watchdog};
+use crate::breaker::{Bounds, Registry, RegistryError, Role, ScopeHandle, ScopeName, Settings, Watchdog};
 use crate::clock::Clock;
 use crate::command::breakers::{BreakerOverride, BreakerScope};
 use crate::model::Site;
@@ -46,6 +47,7 @@ pub use pace::{Order, PaceError, PaceSet};
 pub use service::GuardedStore;
 pub use upkeep::{Backlog, Upkeep};
 
+use errors::Errors;
 use follow::Followed;
 
 /// What of the store is judged by a breaker of its own.
@@ -157,6 +159,7 @@ pub struct Guard {
     events: Events,
     paces: pace::Paces,
     resumes: resume::Resumes,
+    errors: &'static Errors,
     unflushed_limit: u64,
     /// Tells how many bytes are not flushed.
     unflushed: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
@@ -177,12 +180,15 @@ impl Guard {
     /// All Closed. Nothing is judged until somebody ticks: [`Self::watch`], or [`Self::tick`] by hand.
     pub fn new(options: &GuardOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, RegistryError> {
         let seed = clock.now().0;
-        let events = Events::new();
+        let errors = Errors::leak();
+        let events = Events::new(errors);
         let registry = Registry::new(Bounds::default(), seed, events.clone());
         let add =
             |operation: Operation| registry.add_operation(operation.as_str(), options.settings(operation));
         let [apply, apply_load, load, query] = Operation::ALL;
         let roots = [add(apply)?, add(apply_load)?, add(load)?, add(query)?];
+        let [commits, ..] = &roots;
+        errors.tell(commits.clone());
         Ok(Arc::new(Self {
             clock,
             registry: Arc::new(registry),
@@ -191,6 +197,7 @@ impl Guard {
             events,
             paces: pace::Paces::default(),
             resumes: resume::Resumes::default(),
+            errors,
             unflushed_limit: options.unflushed_limit,
             unflushed: OnceLock::new(),
             generation: AtomicU64::new(0),
@@ -212,6 +219,12 @@ impl Guard {
     /// What happens, for whoever records it.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Tells what the store had said when the breaker of a name tripped last; empty: nothing.
+    pub fn errors_at_trips(&self) -> impl Fn(&ScopeName) -> String + Send + Sync + 'static {
+        let errors = self.errors;
+        move |scope| errors.at_trip(scope)
     }
 
     /// Whether the whole store's breaker for `operation` keeps calls from it.
@@ -254,9 +267,9 @@ impl Guard {
         let token = admitted.map_err(|refused| classify::withheld(operation, &refused))?;
         if self.isolates() && site.is_some() {
             // The threads of the backend are everybody's: what hangs there is the operation's matter.
-            Ok(Followed::of_site(token, self.root(operation).follow()))
+            Ok(Followed::of_site(token, self.root(operation).follow(), self.errors))
         } else {
-            Ok(Followed::of_store(token))
+            Ok(Followed::of_store(token, self.errors))
         }
     }
 

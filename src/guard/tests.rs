@@ -8,10 +8,10 @@ use tower::Service as _;
 
 use super::*;
 use crate::applier::{Permits as _, Wait};
-use crate::breaker::{BUCKET, Phase};
+use crate::breaker::{BUCKET, Event, Evidence, Listener, Phase, Rule};
 use crate::clock::ManualClock;
 use crate::command::breakers::{
-    BreakerMode, BreakerOperation, BreakerOrder, BreakerRefused, BreakerState, Pace, PaceStatus,
+    BreakerMode, BreakerOperation, BreakerOrder, BreakerRefused, BreakerState, Pace, PaceStatus, TripRule,
 };
 use crate::command::operate::Cause;
 use crate::model::{EventTime, NodeId, ProfileKey, User};
@@ -316,11 +316,99 @@ async fn what_a_hold_let_go_is_let_in_slowly_and_nobody_else_waits() {
     assert_eq!(bench.guard.resuming(Some(&freed)), Some(rate));
 }
 
+fn apply() -> BreakerScope {
+    BreakerScope { operation: BreakerOperation::Apply, site: None }
+}
+
+/// Why the breaker of commits has tripped, and on what evidence.
+#[derive(Clone, Default)]
+struct Heard(Arc<parking_lot::Mutex<Vec<(Rule, Evidence)>>>);
+
+impl Listener for Heard {
+    fn event(&self, event: &Event) {
+        if let Event::Transition { scope, to: Phase::Open, rule, evidence, .. } = event
+            && *scope.operation == *Operation::Apply.as_str()
+        {
+            self.0.lock().push((*rule, *evidence));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_more_writes_trips_at_once_and_says_why() {
+    let mut bench = Bench::new(false);
+    let full = StoreError::Failed("no space left on device".into());
+    let fault = Fault::new(FaultKind::Error(full.clone()), FaultLevel::Thread);
+    bench.faults.add(fault.on(store::Operation::Commit));
+    assert_eq!(bench.commit("s").await, Err(full.clone()));
+    bench.tick();
+    let told = bench.guard.status_of(&apply());
+    assert_eq!(told.state, BreakerState::Open);
+    let tripped = told.tripped_by.unwrap();
+    assert_eq!((tripped.rule, tripped.last_error), (Some(TripRule::StoreFailed), full.to_string()));
+    assert_eq!(told.evidence.last_error, full.to_string());
+    assert_eq!(bench.phase(Operation::Load, None), Phase::Closed, "reads are not its matter");
+    // It is tried again, with a longer pause each time, as long as it fails.
+    let mut tries = Vec::new();
+    while tries.len() < 4 {
+        bench.tick();
+        if let Ok(leave) = bench.guard.ask(&Site::new("s"), 1, 256) {
+            tries.push(bench.now);
+            let commit = SiteCommit::of(Site::new("s"));
+            assert!(store::watch::carrying(leave.watch, || bench.store.store.commit(commit)).await.is_err());
+        }
+    }
+    let pauses: Vec<_> = tries.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+    assert!(pauses.is_sorted() && pauses[2] > 2 * pauses[0], "{pauses:?}");
+    // Well again, it is let back in.
+    bench.faults.clear();
+    while bench.phase(Operation::Apply, None) != Phase::Recovering {
+        bench.tick();
+        if let Ok(leave) = bench.guard.ask(&Site::new("s"), 1, 256) {
+            let commit = SiteCommit::of(Site::new("s"));
+            assert!(store::watch::carrying(leave.watch, || bench.store.store.commit(commit)).await.is_ok());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trip_by_a_probe_counts_from_when_the_probe_began() {
+    let mut bench = Bench::new(false);
+    let heard = Heard::default();
+    bench.guard.events().attach(heard.clone());
+    for mode in [BreakerMode::ForceOpen, BreakerMode::Auto] {
+        bench.order(&apply(), mode);
+    }
+    bench.run(ms(50));
+    let mut probe = bench.guard.ask(&Site::new("s"), 1, 256).unwrap().watch.unwrap();
+    probe.began();
+    while heard.0.lock().len() < 2 {
+        bench.tick();
+    }
+    let (rule, evidence) = heard.0.lock()[1];
+    assert_eq!(rule, Rule::ProbeSlow);
+    assert!(evidence.since >= ms(250) && evidence.since < ms(400), "{evidence:?}");
+    assert!(evidence.oldest >= Some(ms(250)), "{evidence:?}");
+    // One that nobody begins has its whole lease.
+    probe.ended(None);
+    while bench.phase(Operation::Apply, None) != Phase::HalfOpen {
+        bench.tick();
+    }
+    let queued = bench.guard.ask(&Site::new("s"), 1, 256).unwrap();
+    while heard.0.lock().len() < 3 {
+        bench.tick();
+    }
+    let (rule, evidence) = heard.0.lock()[2];
+    assert_eq!(rule, Rule::ProbeExpired);
+    assert!(evidence.since >= ms(1_000), "{evidence:?}");
+    drop(queued);
+}
+
 #[tokio::test]
 async fn operators_force_breakers_and_set_the_pace() {
     let mut bench = Bench::new(false);
     let site = Site::new("s");
-    let apply = BreakerScope { operation: BreakerOperation::Apply, site: None };
+    let apply = apply();
     assert_eq!(bench.order(&apply, BreakerMode::ForceOpen), BreakerState::Open);
     assert!(matches!(bench.guard.ask(&site, 1, 256), Err(Wait { left_alone: true, .. })));
     let told = bench.guard.breakers(100);

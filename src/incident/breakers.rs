@@ -7,15 +7,34 @@ use super::service::Incidents;
 use crate::breaker::{self, Event, Listener, Phase, ScopeName};
 use crate::model::Site;
 
+/// The breaker of the applier's loads.
+const LOADS: &str = "apply_load";
+
 /// Hears of every event of the breakers.
-#[derive(Clone)]
-pub struct BreakerEvents(pub Incidents);
+pub struct BreakerEvents {
+    incidents: Incidents,
+    last_error: Box<dyn Fn(&ScopeName) -> String + Send + Sync>,
+}
+
+impl BreakerEvents {
+    /// Reports to `incidents`. `last_error` tells what the backend had said when a breaker tripped.
+    pub fn new(
+        incidents: Incidents,
+        last_error: impl Fn(&ScopeName) -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self { incidents, last_error: Box::new(last_error) }
+    }
+}
 
 impl Listener for BreakerEvents {
     fn event(&self, event: &Event) {
-        if let Some(transition) = transition(event) {
-            self.0.report(transition);
+        let Some(mut transition) = transition(event) else { return };
+        if let (Event::Transition { scope, to: Phase::Open, .. }, Some(evidence)) =
+            (event, &mut transition.evidence)
+        {
+            evidence.last_error = (self.last_error)(scope);
         }
+        self.incidents.report(transition);
     }
 }
 
@@ -23,12 +42,14 @@ impl Listener for BreakerEvents {
 fn transition(event: &Event) -> Option<Transition> {
     Some(match event {
         Event::Transition { scope: name, from: _, to, rule, at: _, evidence } => {
-            let change = Change::Breaker(match to {
+            let state = match to {
                 Phase::Closed => Breaker::Closed,
                 Phase::Open => Breaker::Open,
                 Phase::HalfOpen => Breaker::HalfOpen,
                 Phase::Recovering => Breaker::Recovering,
-            });
+            };
+            let of_loads = &*name.operation == LOADS;
+            let change = if of_loads { Change::LoadBreaker(state) } else { Change::Breaker(state) };
             let message = message(name, *to, *rule, evidence);
             Transition { scope: scope(name), change, message, evidence: Some(seen(*to, *rule, evidence)) }
         }
@@ -54,6 +75,7 @@ fn seen(to: Phase, rule: breaker::Rule, evidence: &breaker::Evidence) -> Evidenc
         R::Stall => Some(Rule::Stall),
         R::PartialSlowness => Some(Rule::Share),
         R::FlushOverdue { .. } => Some(Rule::Flush),
+        R::BackendFailed => Some(Rule::StoreFailed),
         R::Children { .. } => Some(Rule::Children),
         R::ProbeFailed | R::ProbeSlow | R::ProbeExpired => Some(Rule::Probe),
         R::Operator => Some(Rule::Forced),
@@ -68,6 +90,7 @@ fn seen(to: Phase, rule: breaker::Rule, evidence: &breaker::Evidence) -> Evidenc
         since: evidence.since,
         oldest: evidence.oldest,
         p99: Some(evidence.p99).filter(|p99| !p99.is_zero()),
+        last_error: String::new(),
     }
 }
 
@@ -76,6 +99,7 @@ fn words(rule: breaker::Rule) -> String {
     match rule {
         R::Stall => "a call hangs and none ends".to_owned(),
         R::PartialSlowness => "too large a share of the calls is slow or fails".to_owned(),
+        R::BackendFailed => "the store takes no more writes".to_owned(),
         R::FlushOverdue { age } => format!("a flush takes {:.1} s", age.as_secs_f64()),
         R::Children { tripped, active } => format!("{tripped} of {active} active sites tripped"),
         R::ParentTripped => "the whole store's breaker opened; this one follows it".to_owned(),

@@ -25,7 +25,7 @@ impl Operation {
     /// The operation of this name, as breakers and status call it.
     pub fn named(name: &str) -> Option<Self> {
         match name {
-            // The applier's loads have a breaker of their own.
+            // The applier's loads have a breaker of their own; it is the same side of the store.
             "apply" | "apply_load" => Some(Self::Apply),
             "load" => Some(Self::Load),
             "query" => Some(Self::Query),
@@ -155,6 +155,12 @@ pub struct Evidence {
     pub oldest: Option<Duration>,
     /// The 99th percentile of the calls' ages.
     pub p99: Option<Duration>,
+    /// What the store said last when it failed; empty: nothing. Written down by itself ([`Record::LastError`]), which
+    /// keeps the files of before readable.
+    ///
+    /// [`Record::LastError`]: super::Record::LastError
+    #[serde(skip)]
+    pub last_error: String,
 }
 
 /// How the journal is.
@@ -191,6 +197,8 @@ pub enum Change {
     Parked(u64),
     /// The process ended or began while the incident lasted.
     Restart,
+    /// The state of the breaker of the applier's loads, which is the same side of the store as that of its commits.
+    LoadBreaker(Breaker),
 }
 
 /// Something that happened.

@@ -38,6 +38,8 @@ pub enum Cause {
     Rebuild,
     /// Entries are parked.
     Parked,
+    /// The breaker of the applier's loads is not closed.
+    LoadBreaker,
 }
 
 /// The record of one disturbance, without its timeline.
@@ -199,7 +201,7 @@ impl Incident {
 pub(super) fn opens(transition: &Transition) -> bool {
     match transition.change {
         // What an operator forces open is a hold by another name.
-        Change::Breaker(Breaker::Open) => {
+        Change::Breaker(Breaker::Open) | Change::LoadBreaker(Breaker::Open) => {
             transition.evidence.as_ref().is_none_or(|evidence| evidence.rule != Some(Rule::Forced))
         }
         Change::RebuildStarted | Change::RebuildFailed => true,
@@ -207,17 +209,25 @@ pub(super) fn opens(transition: &Transition) -> bool {
             matches!(level, JournalLevel::Full | JournalLevel::Stalled | JournalLevel::Failed)
         }
         Change::Parked(users) => users > 0,
-        Change::Breaker(_) | Change::Hold | Change::RebuildFinished | Change::Restart => false,
+        Change::Breaker(_)
+        | Change::LoadBreaker(_)
+        | Change::Hold
+        | Change::RebuildFinished
+        | Change::Restart => false,
     }
 }
 
 /// What a change means for what an incident waits for; no state: it is over.
-fn condition(change: Change) -> Option<(Cause, Option<State>)> {
+pub(super) fn condition(change: Change) -> Option<(Cause, Option<State>)> {
+    let breaker = |to: Breaker| match to {
+        Breaker::Open => Some(State::Mitigated),
+        Breaker::HalfOpen => Some(State::Probing),
+        Breaker::Recovering => Some(State::CatchingUp),
+        Breaker::Closed => None,
+    };
     Some(match change {
-        Change::Breaker(Breaker::Open) => (Cause::Breaker, Some(State::Mitigated)),
-        Change::Breaker(Breaker::HalfOpen) => (Cause::Breaker, Some(State::Probing)),
-        Change::Breaker(Breaker::Recovering) => (Cause::Breaker, Some(State::CatchingUp)),
-        Change::Breaker(Breaker::Closed) => (Cause::Breaker, None),
+        Change::Breaker(to) => (Cause::Breaker, breaker(to)),
+        Change::LoadBreaker(to) => (Cause::LoadBreaker, breaker(to)),
         Change::Journal(JournalLevel::Normal | JournalLevel::Filling) => (Cause::Journal, None),
         Change::Journal(_) => (Cause::Journal, Some(State::Detected)),
         Change::RebuildStarted => (Cause::Rebuild, Some(State::Mitigated)),
@@ -236,7 +246,7 @@ fn title(transition: &Transition) -> Option<(u8, String)> {
     }
     let whole = transition.scope.site.is_none();
     let title = match transition.change {
-        Change::Breaker(_) => {
+        Change::Breaker(_) | Change::LoadBreaker(_) => {
             let what = match transition.scope.operation {
                 Some(Operation::Apply) => "Writes to the store",
                 Some(Operation::Load) => "Reads of profiles",
@@ -269,8 +279,8 @@ fn title(transition: &Transition) -> Option<(u8, String)> {
         Change::RebuildStarted => 1,
         Change::Parked(_) => 2,
         Change::Journal(JournalLevel::Failed) => 6,
-        Change::Breaker(_) if whole => 4,
-        Change::Breaker(_) => 3,
+        Change::Breaker(_) | Change::LoadBreaker(_) if whole => 4,
+        Change::Breaker(_) | Change::LoadBreaker(_) => 3,
         _ => 5,
     };
     Some((width, title))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Change, Event, Scope, State, Transition, bounded};
-use super::record::{Head, Incident, opens};
+use super::record::{Condition, Head, Incident, condition, opens};
 use crate::ledger::{Coverage, Sums};
 use crate::model::{EventTime, Site};
 
@@ -42,6 +42,8 @@ pub enum Record {
     },
     /// The next incident's number: also when all before it are gone.
     Next(u64),
+    /// What the store had said last, of the event before.
+    LastError(u64, String),
 }
 
 /// What is to be done because of something that happened.
@@ -155,11 +157,15 @@ impl Recorder {
         let opens = opens(transition);
         let concerned = |incident: &&Incident| {
             let head = &incident.head;
-            let waits_for_it = || head.conditions.iter().any(|known| known.scope == transition.scope);
+            let cause = condition(transition.change).map(|(cause, _)| cause);
+            let is_it = |known: &Condition| known.scope == transition.scope && Some(known.cause) == cause;
+            let waits_for_it = || head.conditions.iter().any(is_it);
             !head.is_resolved()
                 && head.concerns(&transition.scope)
                 // A breaker that was no trouble before, such as a child that follows its parent, is none now.
-                && (opens || !matches!(transition.change, Change::Breaker(_)) || waits_for_it())
+                && (opens
+                    || !matches!(transition.change, Change::Breaker(_) | Change::LoadBreaker(_))
+                    || waits_for_it())
         };
         self.incidents.values().filter(concerned).map(|incident| incident.head.number).collect()
     }
@@ -181,8 +187,10 @@ impl Recorder {
             scope: transition.scope.clone(),
             evidence: transition.evidence.clone(),
         };
+        let said = last_error(number, &event);
         incident.push(event.clone());
         effects.push(Effect::Save(Record::Event(number, Box::new(event))));
+        effects.extend(said.map(Effect::Save));
         effects.push(Effect::Save(Record::Head(Box::new(incident.head.clone()))));
     }
 
@@ -276,6 +284,12 @@ impl Recorder {
                 incident.push(*event);
             }
             Record::Merged { from, into } => drop_merged(self, from, into),
+            Record::LastError(number, text) => {
+                let event = self.incidents.get_mut(&number).and_then(|incident| incident.events.back_mut());
+                if let Some(evidence) = event.and_then(|event| event.evidence.as_mut()) {
+                    evidence.last_error = text;
+                }
+            }
             Record::Next(next) => self.next = self.next.max(next),
         }
         self.prune();
@@ -285,8 +299,10 @@ impl Recorder {
     pub fn records(&self) -> impl Iterator<Item = Record> {
         let incidents = self.incidents.values().flat_map(|incident| {
             let number = incident.head.number;
-            let events =
-                incident.events.iter().map(move |event| Record::Event(number, Box::new(event.clone())));
+            let events = incident.events.iter().flat_map(move |event| {
+                let said = last_error(number, event);
+                [Record::Event(number, Box::new(event.clone()))].into_iter().chain(said)
+            });
             events.chain([Record::Head(Box::new(incident.head.clone()))])
         });
         let merged = self.merged.iter().map(|(&from, &into)| Record::Merged { from, into });
@@ -337,6 +353,12 @@ impl Recorder {
             bytes -= weight;
         }
     }
+}
+
+/// What is written down of an event's evidence besides.
+fn last_error(number: u64, event: &Event) -> Option<Record> {
+    let said = event.evidence.as_ref().map(|evidence| &evidence.last_error)?;
+    (!said.is_empty()).then(|| Record::LastError(number, said.clone()))
 }
 
 fn delays_writes(head: &Head) -> bool {

@@ -218,6 +218,7 @@ fn event_json(event: &IncidentEvent) -> Value {
             "in_flight": evidence.in_flight,
             "oldest_age_seconds": evidence.oldest_age.as_ref().map(seconds),
             "p99_seconds": evidence.p99.as_ref().map(seconds),
+            "last_error": evidence.last_error,
         })
     });
     json!({
@@ -295,6 +296,9 @@ fn evidence(evidence: &BreakerEvidence) -> String {
     }
     if let Some(p99) = &evidence.p99 {
         parts.push(format!("p99 {}", span(p99)));
+    }
+    if !evidence.last_error.is_empty() {
+        parts.push(format!("last error: {}", cell(&evidence.last_error)));
     }
     parts.join(", ")
 }

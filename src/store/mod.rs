@@ -313,6 +313,9 @@ pub enum StoreError {
     /// The engine reported an error: a full or failing disk, for instance.
     #[error("store: {0}")]
     Io(String),
+    /// A write failed, and the engine takes no more of them: the generation is to be replaced.
+    #[error("store: it takes no more writes: {0}")]
+    Failed(String),
     /// What was read cannot be true: this generation is not to be trusted any more.
     #[error("store: damaged: {0}")]
     Corrupt(String),

@@ -3,6 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
+use steadfast::proto::operator_service_client::OperatorServiceClient;
+use steadfast::proto::{GetIncidentRequest, ListIncidentsRequest, TripRule};
+
 use crate::clients::{Writer, check_all, export, write_all};
 use crate::disk::Disk;
 use crate::support::*;
@@ -27,6 +30,31 @@ pub async fn all() {
     journal().await;
     journal_at_a_kill().await;
     store().await;
+}
+
+/// Until the breaker has kept all commits from the store because that takes no more of them, as the incidents tell.
+async fn left_alone(server: &Server) {
+    let mut operator = OperatorServiceClient::new(channel(server.operations).await);
+    let mut client = server.client().await;
+    let tripped = async {
+        for n in 0.. {
+            // Something to be committed, which is what fails.
+            let receipt = identify(&mut client, add(&format!("full-{n}"), "visits", 1.0)).await;
+            assert!(receipt.is_ok(), "{receipt:?}");
+            let all = operator.list_incidents(ListIncidentsRequest::default()).await.unwrap().into_inner();
+            for number in all.incidents.iter().map(|incident| incident.number) {
+                let incident = operator.get_incident(GetIncidentRequest { number }).await.unwrap();
+                let events = incident.into_inner().incident.unwrap().events;
+                let mut seen = events.iter().filter_map(|event| event.evidence.as_ref());
+                if let Some(seen) = seen.find(|seen| seen.rule() == TripRule::StoreFailed) {
+                    assert!(!seen.last_error.is_empty());
+                    println!("  tripped: {}", seen.last_error);
+                    return;
+                }
+            }
+        }
+    };
+    assert!(tokio::time::timeout(RECOVERED, tripped).await.is_ok(), "its breaker stays closed");
 }
 
 fn in_trouble(mut writers: Vec<Writer>, tolerated: &'static [&'static str]) -> Vec<Writer> {
@@ -128,6 +156,7 @@ async fn store() {
         let ballast = disk.fill(left);
         // All is accepted.
         writers = write_some(&server, in_trouble(writers, &[]), 1500).await;
+        left_alone(&server).await;
         fs::remove_file(ballast).unwrap();
         writers = write_some(&server, writers, 300).await;
         recovers(&server, &mut writers).await;

@@ -10,7 +10,7 @@ use steadfast::app::{Core, Layers};
 use steadfast::breaker::{Event, Listener, Phase};
 use steadfast::clock::SystemClock;
 use steadfast::command::breakers::{
-    BreakerMode, BreakerOperation, BreakerOrder, BreakerScope, Breakers as _, Pace, PaceStatus,
+    BreakerMode, BreakerOperation, BreakerOrder, BreakerScope, Breakers as _, Pace, PaceStatus, TripRule,
 };
 use steadfast::command::{
     Outcome, ProfileView, ReadError, ReadRequest, Receipt, Wait, WriteError, WriteRequest,
@@ -285,6 +285,32 @@ async fn with_nothing_waiting_a_canary_finds_out() {
     node.until("apply", Phase::Closed).await;
     let scanned = node.core.guarded().scan_records(&Site::new("acme"), None, 100).await.unwrap();
     assert!(scanned.items.is_empty(), "it leaves nothing behind");
+    node.close();
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_more_writes_is_left_alone_at_once_and_loses_nothing() {
+    let mut node = open(false);
+    assert_eq!(node.outcome("s", "u").await, Outcome::Applied);
+    let full = StoreError::Failed("no space left on device".into());
+    let fault = Fault::new(FaultKind::Error(full), FaultLevel::Thread);
+    node.faults.add(fault.on(Operation::Commit));
+    let first = node.begin("s", "u");
+    node.until("apply", Phase::Open).await;
+    let told = node.core.orders.breaker(&BreakerScope { operation: BreakerOperation::Apply, site: None });
+    let tripped = told.tripped_by.unwrap();
+    assert_eq!(tripped.rule, Some(TripRule::StoreFailed));
+    assert!(tripped.last_error.contains("no space left on device"), "{}", tripped.last_error);
+    // Accepted all the while, by everybody, and read.
+    for site in ["s", "t", "new"] {
+        assert_eq!(node.outcome(site, "u").await, Outcome::Deferred);
+    }
+    assert_eq!(node.visits("s", "u").await, 3.0);
+    node.faults.clear();
+    node.until("apply", Phase::Closed).await;
+    assert_eq!(first.await.unwrap().unwrap().outcome, Outcome::Applied);
+    node.idle().await;
+    assert_eq!((node.visits("s", "u").await, node.visits("new", "u").await), (3.0, 1.0));
     node.close();
 }
 

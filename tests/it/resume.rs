@@ -12,7 +12,11 @@ use steadfast::command::{Outcome, Wait, WriteRequest};
 use steadfast::config::Config;
 use steadfast::kill_switch::{Lasting, Mode, NewHold, Operation, Operations, Scope, UserShare, Who};
 use steadfast::model::{AttributeChange, Change, ChangeKind, ProfileKey, Site, User, Write};
+use steadfast::proto::operator_service_client::OperatorServiceClient;
+use steadfast::proto::{self, BacklogState, GetStatusRequest, set_replay_pace_request};
 use tower::Service as _;
+
+use crate::support::{self, Home, SITE, channel};
 
 const LONG: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -178,4 +182,51 @@ async fn a_hold_whose_time_ends_while_the_server_is_down_lets_nothing_go_as_a_fl
     node.write("new", 0..50, Outcome::Applied).await;
     node.until(|node| node.waiting("a") + node.waiting("b") == 0).await;
     node.core.close(LONG).unwrap();
+}
+
+#[tokio::test]
+async fn the_status_tells_that_it_catches_up_and_how_fast() {
+    const HELD: u64 = 1_200;
+    let home = Home::new();
+    let server = home.start();
+    let mut client = server.client().await;
+    let mut operator = OperatorServiceClient::new(channel(server.operations).await);
+    let place = proto::PlaceHoldRequest {
+        scope: Some(proto::HoldScope { site: SITE.into(), ..Default::default() }),
+        mode: proto::HoldMode::Defer.into(),
+        reason: "a test".into(),
+        owner: "ann".into(),
+        ..Default::default()
+    };
+    let placed = operator.place_hold(place).await.unwrap().into_inner();
+    for half in 0..2 {
+        let requests = (0..HELD / 2).map(|n| support::add(&format!("user-{half}-{n}"), "n", 1.0)).collect();
+        let answer = client.identify_many(proto::IdentifyManyRequest { requests }).await.unwrap();
+        assert_eq!(answer.into_inner().failed, 0);
+    }
+    let mut pace = proto::SetReplayPaceRequest {
+        site: SITE.into(),
+        reason: "the new disk is slow".into(),
+        owner: "ann".into(),
+        pace: Some(set_replay_pace_request::Pace::EntriesPerSecond(20)),
+    };
+    operator.set_replay_pace(pace.clone()).await.unwrap();
+    let release = proto::ReleaseHoldRequest {
+        hold_id: placed.hold.unwrap().hold.unwrap().id,
+        reason: "over".into(),
+        owner: "ann".into(),
+        ..Default::default()
+    };
+    assert_eq!(operator.release_hold(release).await.unwrap().into_inner().released, HELD);
+    let status = operator.get_status(GetStatusRequest::default()).await.unwrap();
+    let status = status.into_inner().status.unwrap();
+    assert_eq!(status.backlog.unwrap().state(), BacklogState::CatchingUp);
+    assert!(status.why.iter().any(|why| why.contains("at a rising rate")), "{:?}", status.why);
+    let site = status.sites.iter().find(|told| told.site == SITE).unwrap();
+    assert_eq!(site.backlog.as_ref().unwrap().state(), BacklogState::CatchingUp);
+    assert!(site.waiting_for.contains("20 entries/s"), "{}", site.waiting_for);
+    pace.pace = Some(set_replay_pace_request::Pace::EntriesPerSecond(1_000_000));
+    operator.set_replay_pace(pace).await.unwrap();
+    support::applied(&mut client, support::add("user-0-0", "n", 1.0)).await;
+    server.stop();
 }

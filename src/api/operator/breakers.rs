@@ -173,6 +173,7 @@ fn evidence(told: &BreakerEvidence) -> proto::BreakerEvidence {
         Some(TripRule::Flush) => proto::TripRule::Flush,
         Some(TripRule::Children) => proto::TripRule::Children,
         Some(TripRule::Probe) => proto::TripRule::Probe,
+        Some(TripRule::StoreFailed) => proto::TripRule::StoreFailed,
         Some(TripRule::Forced) => proto::TripRule::Forced,
     };
     proto::BreakerEvidence {
@@ -184,7 +185,7 @@ fn evidence(told: &BreakerEvidence) -> proto::BreakerEvidence {
         in_flight: told.in_flight,
         oldest_age: told.oldest.map(span),
         p99: told.p99.map(span),
-        last_error: String::new(),
+        last_error: told.last_error.clone(),
     }
 }
 

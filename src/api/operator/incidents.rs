@@ -107,7 +107,7 @@ fn event(event: &Event) -> proto::IncidentEvent {
     use proto::IncidentEventKind as Kind;
     let kind = match event.change {
         None | Some(Change::Restart) => Kind::State,
-        Some(Change::Breaker(_)) => Kind::Breaker,
+        Some(Change::Breaker(_) | Change::LoadBreaker(_)) => Kind::Breaker,
         Some(Change::Hold) => Kind::Hold,
         Some(Change::RebuildStarted) => Kind::RebuildStarted,
         Some(Change::RebuildFinished) => Kind::RebuildFinished,
@@ -116,10 +116,12 @@ fn event(event: &Event) -> proto::IncidentEvent {
         Some(Change::Parked(_)) => Kind::Parked,
     };
     let breaker = match event.change {
-        Some(Change::Breaker(Breaker::Closed)) => proto::BreakerState::Closed,
-        Some(Change::Breaker(Breaker::Open)) => proto::BreakerState::Open,
-        Some(Change::Breaker(Breaker::HalfOpen)) => proto::BreakerState::HalfOpen,
-        Some(Change::Breaker(Breaker::Recovering)) => proto::BreakerState::Recovering,
+        Some(Change::Breaker(state) | Change::LoadBreaker(state)) => match state {
+            Breaker::Closed => proto::BreakerState::Closed,
+            Breaker::Open => proto::BreakerState::Open,
+            Breaker::HalfOpen => proto::BreakerState::HalfOpen,
+            Breaker::Recovering => proto::BreakerState::Recovering,
+        },
         _ => proto::BreakerState::Unspecified,
     };
     proto::IncidentEvent {
@@ -164,7 +166,7 @@ fn evidence(evidence: &Evidence) -> proto::BreakerEvidence {
         in_flight: evidence.in_flight,
         oldest_age: evidence.oldest.map(span),
         p99: evidence.p99.map(span),
-        last_error: String::new(),
+        last_error: evidence.last_error.clone(),
     }
 }
 

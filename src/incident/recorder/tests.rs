@@ -135,6 +135,54 @@ fn sites_have_incidents_of_their_own_until_the_store_trips() {
 }
 
 #[test]
+fn commits_and_loads_of_the_applier_that_fail_together_are_one_incident_until_both_are_well() {
+    let (mut recorder, node) = (Recorder::default(), Node::default());
+    let loads = |to| Transition { change: Change::LoadBreaker(to), ..breaker(of(None), to) };
+    recorder.apply(at(0), &loads(Breaker::Open));
+    recorder.apply(at(50), &breaker(of(None), Breaker::Open));
+    assert_eq!(recorder.open(), 1);
+    // The loads are well first: the commits are not.
+    for to in [Breaker::HalfOpen, Breaker::Recovering, Breaker::Closed] {
+        recorder.apply(at(2_000), &loads(to));
+    }
+    recorder.tick(at(2_100), &node);
+    assert_eq!(recorder.get(1).unwrap().head.state, State::Mitigated);
+    recorder.apply(at(3_000), &breaker(of(None), Breaker::Open));
+    recorder.apply(at(4_000), &breaker(of(None), Breaker::Closed));
+    recorder.tick(at(4_100), &node);
+    let incident = recorder.get(1).unwrap();
+    assert!(incident.head.is_resolved());
+    assert_eq!((incident.head.title.as_str(), recorder.numbered()), ("Writes to the store stalled", 1));
+}
+
+#[test]
+fn what_the_store_said_is_kept_across_a_restart() {
+    let mut recorder = Recorder::default();
+    let mut failed = breaker(of(None), Breaker::Open);
+    if let Some(evidence) = &mut failed.evidence {
+        evidence.rule = Some(Rule::StoreFailed);
+        evidence.last_error = "store: no space left on device".to_owned();
+    }
+    let mut written: Vec<Record> = Vec::new();
+    for transition in [failed, breaker(of(None), Breaker::HalfOpen)] {
+        let effects = recorder.apply(at(0), &transition).into_iter();
+        written.extend(effects.filter_map(|effect| match effect {
+            Effect::Save(record) => Some(record),
+            _ => None,
+        }));
+    }
+    for records in [written, recorder.records().collect()] {
+        let mut again = Recorder::default();
+        for record in records {
+            again.restore(postcard::from_bytes(&postcard::to_stdvec(&record).unwrap()).unwrap());
+        }
+        assert_eq!(again.get(1), recorder.get(1));
+        let first = again.get(1).unwrap().events[0].evidence.clone().unwrap();
+        assert_eq!(first.last_error, "store: no space left on device");
+    }
+}
+
+#[test]
 fn a_timeline_keeps_its_beginning_and_its_end() {
     let mut recorder = Recorder::default();
     for n in 0..2000 {

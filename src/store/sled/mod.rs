@@ -147,10 +147,13 @@ impl Shared {
             self.damaged.store(true, Ordering::Release);
             Err(error)
         });
-        if !operation.only_reads() && matches!(result, Err(StoreError::Io(_))) {
-            self.failed.store(true, Ordering::Release);
+        match self.watch(result) {
+            Err(StoreError::Io(error)) if !operation.only_reads() => {
+                self.failed.store(true, Ordering::Release);
+                Err(StoreError::Failed(error))
+            }
+            result => result,
         }
-        self.watch(result)
     }
 }
 

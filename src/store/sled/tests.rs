@@ -181,7 +181,7 @@ async fn a_proof_leaves_nothing_and_files_that_are_gone_are_missed() {
     assert_eq!(store.scan_records(None, 10).await.unwrap().items.len(), 1);
     store.check_files().await.unwrap();
     std::fs::rename(dir.path().join("sled"), dir.path().join("away")).unwrap();
-    assert!(matches!(store.check_files().await, Err(StoreError::Io(_))));
+    assert!(matches!(store.check_files().await, Err(StoreError::Failed(_))));
     assert!(store.is_lost() && !store.is_damaged());
     // Its open files serve still.
     assert_eq!(load(&store, "a").await, Some(first));

@@ -1,6 +1,6 @@
 //! Faults injected into a running server by its operator, as services meet them over gRPC.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steadfast::proto::operator_service_client::OperatorServiceClient;
 use steadfast::proto::{
@@ -10,6 +10,7 @@ use steadfast::proto::{
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
 
 use crate::support::{self, Client, Home, SITE, Server, info, reason, set, text};
 
@@ -207,6 +208,84 @@ async fn operators_open_breakers_and_set_the_pace() {
     let refused = day.operator.override_breaker(nameless).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
     day.server.stop();
+}
+
+#[tokio::test]
+async fn a_journal_whose_disk_stalls_says_so_and_goes_on_when_it_is_over() {
+    let (_home, mut day) = begin().await;
+    assert_eq!(day.write(SITE, "before", LONG).await.unwrap(), Outcome::Applied);
+    let stall = |effect: Effect| InjectFaultRequest {
+        fault: Some(Fault {
+            place: FaultPlace::JournalSync.into(),
+            effect: Some(effect),
+            ..Fault::default()
+        }),
+    };
+    for (field, wrong) in [
+        ("fault.effect", stall(Effect::Panic(()))),
+        ("fault.effect", stall(Effect::Error("EIO".into()))),
+        ("fault.place", {
+            let mut of_site = stall(longer(600));
+            of_site.fault.as_mut().unwrap().site = SITE.into();
+            of_site
+        }),
+    ] {
+        let refused = day.operator.inject_fault(wrong).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        let violation = refused.get_error_details().bad_request().unwrap().field_violations[0].clone();
+        assert_eq!(violation.field, field);
+    }
+
+    let injected = day.operator.inject_fault(stall(longer(600))).await.unwrap().into_inner();
+    assert_eq!(injected.fault.unwrap().place(), FaultPlace::JournalSync);
+    let hung = tokio::spawn({
+        let client = day.client.clone();
+        async move { client.clone().identify(set("hung", [("plan", text("pro"))])).await }
+    });
+    // Until it has taken a second nobody can know whether a write is kept; then new ones are refused at once.
+    let began = Instant::now();
+    let refused = loop {
+        let refused = day.write(SITE, "early", Duration::from_millis(200)).await.unwrap_err();
+        if reason_of(&refused) == "JOURNAL_STALLED" {
+            break refused;
+        }
+        assert!(
+            matches!(refused.code(), Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted),
+            "{refused:?}"
+        );
+        assert!(began.elapsed() < LONG, "it is never told: {refused:?}");
+    };
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(info(&refused).1.get("kept").map(String::as_str), Some("no"));
+    assert_eq!(day.get(SITE, "before").await.unwrap().version, 1, "what is there is served");
+    let status = day.operator.get_status(proto::GetStatusRequest::default()).await.unwrap();
+    let told = status.into_inner().status.unwrap().faults;
+    assert_eq!((told.len(), told[0].place()), (1, FaultPlace::JournalSync));
+
+    // What hangs goes on at once.
+    day.clear().await;
+    assert_eq!(hung.await.unwrap().unwrap().into_inner().receipt.unwrap().outcome(), Outcome::Applied);
+    assert_eq!(day.write(SITE, "after", LONG).await.unwrap(), Outcome::Applied);
+    // A disk that is only slow.
+    let slow = Effect::Delay(prost_types::Duration { seconds: 0, nanos: 50_000_000 });
+    day.operator.inject_fault(stall(slow)).await.unwrap();
+    let began = Instant::now();
+    assert_eq!(day.write(SITE, "slow", LONG).await.unwrap(), Outcome::Applied);
+    assert!(began.elapsed() >= Duration::from_millis(50));
+    day.clear().await;
+    day.server.stop();
+}
+
+/// So many seconds longer.
+fn longer(seconds: i64) -> Effect {
+    Effect::Delay(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// The reason in an error's details; empty for one of the client's own.
+fn reason_of(status: &tonic::Status) -> String {
+    let details = status.get_error_details();
+    details.error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 #[tokio::test]

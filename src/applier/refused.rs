@@ -148,6 +148,13 @@ impl RefusedList {
         outlived
     }
 
+    /// What was taken out at `now` could not be forgotten: it is taken out again when that is as long ago as for what
+    /// was taken in now.
+    pub fn put_off(&self, site: &Site, positions: &[u64], now: EventTime) {
+        let mut state = self.0.write();
+        state.unlisted.extend(positions.iter().map(|position| (now, site.clone(), *position)));
+    }
+
     /// Some of the entries that operators see and that nobody has decided on, by site and position.
     pub fn list(&self, query: &RefusedQuery) -> Vec<Listed> {
         let state = self.0.read();

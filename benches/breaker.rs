@@ -18,6 +18,11 @@ use steadfast::breaker::{Bounds, BreakerLayer, Outcome, Registry, Role, Settings
 use tower::{Layer, Service, service_fn};
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 
+#[expect(
+    clippy::inline_always,
+    reason = "a caller polls where the future lies; a move here would cost more than a breaker"
+)]
+#[inline(always)]
 fn finish<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(Waker::noop());
     let mut future = pin!(future);

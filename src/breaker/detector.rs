@@ -153,13 +153,13 @@ impl Detector {
     }
 
     /// Judges what has happened up to `now` (a clock that never goes back). `None`: the running bucket is
-    /// not over yet. Bounded by the number of buckets.
+    /// not over yet, or cannot be ended just now. Bounded by the number of buckets.
     pub fn tick(&mut self, now: Duration, window: &Window) -> Option<Finding> {
         let passed = now.saturating_sub(self.began);
         if passed < BUCKET {
             return None;
         }
-        let mut finding = Finding { active: self.roll(now, window), ..Finding::default() };
+        let mut finding = Finding { active: self.roll(now, window)?, ..Finding::default() };
         let mut ended = false;
         self.ages.fade(passed);
         let (timing, ages) = (self.timing, &mut self.ages);
@@ -213,9 +213,9 @@ impl Detector {
     }
 
     /// Ends the running bucket; true when calls began in it.
-    fn roll(&mut self, now: Duration, window: &Window) -> bool {
+    fn roll(&mut self, now: Duration, window: &Window) -> Option<bool> {
         let bucket = window.bucket();
-        let left = window.roll();
+        let left = window.roll()?;
         self.began = now;
         let oldest = window.bucket().wrapping_sub(window.slots());
         while self.live.front().is_some_and(|ended| ended.bucket == oldest) {
@@ -229,7 +229,7 @@ impl Detector {
         if active {
             self.live.push_back(Ended { bucket, at: now, done: 0, judged: false });
         }
-        active
+        Some(active)
     }
 
     /// Forgets all evidence and starts the next generation: calls in flight are written off, and what

@@ -35,6 +35,7 @@ impl<F, C> ResponseFuture<F, C> {
         Self { inner: Inner::Called { future }, call: Some((token, classify)) }
     }
 
+    #[cold]
     pub(super) fn refused(refused: Refused) -> Self {
         Self { inner: Inner::Refused { refused: Some(refused) }, call: None }
     }

@@ -2,7 +2,7 @@
 //! lets them back in gradually. Generic; learns nothing, guesses nothing.
 //!
 //! Calls are judged by their **age**: one that hangs counts when it is too old, not when it ends. The parts:
-//! - [`window`](Window): the lock-free counters that calls touch;
+//! - [`window`](Window): the counters that calls touch, without a lock;
 //! - [`Detector`]: the pure judge over them; [`Machine`]: the pure states;
 //! - [`Registry`]: scopes (operation, and site within it), overrides, events;
 //! - [`BreakerLayer`]: the tower layer; [`CallToken`]: for work that outlives its caller;
@@ -14,11 +14,14 @@ mod detector;
 mod event;
 mod flush;
 mod future;
+mod gate;
 mod layer;
 mod overrides;
+mod owned;
 mod recovery;
 mod registry;
 mod scope;
+mod seat;
 mod service;
 mod settings;
 mod state;

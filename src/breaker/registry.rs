@@ -156,8 +156,8 @@ impl Registry {
             free
         } else {
             let seed = self.seed_of(&name, &label);
-            // Many sites, few calls each: one stripe.
-            let settings = Settings { stripes: 1, ..op.settings.clone() };
+            // Many sites, few calls each: no stripes.
+            let settings = Settings { stripes: 0, ..op.settings.clone() };
             Scope::leak(scope, &settings, seed, now, Some(op.root))
         };
         child.parent_changed(now, passes, false, &mut Vec::new());

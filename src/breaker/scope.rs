@@ -1,9 +1,8 @@
 //! One breaker: its counters, and under a lock that calls do not touch while it is Closed, detector and
 //! machine.
 
-use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,6 +12,7 @@ use super::event::{Event, Evidence, Phase, Rule, ScopeName};
 use super::flush::FlushRule;
 use super::overrides::{Mode, Override};
 use super::recovery::Pace;
+use super::seat;
 use super::settings::Settings;
 use super::state::{Decision, Machine, Reason, Role, Seen};
 use super::token::{CallToken, Probe};
@@ -264,12 +264,12 @@ impl Scope {
 
     #[inline]
     pub fn begin(&self, call: &mut Running) -> Begun {
-        self.window.begin(call, stripe())
+        self.window.begin(call, seat::number())
     }
 
     #[inline]
     pub fn end(&self, running: &Running, ending: Ending) -> bool {
-        self.window.end(running, ending)
+        self.window.end(running, ending, seat::number())
     }
 
     pub fn end_outdated(&self) {
@@ -469,21 +469,6 @@ impl Scope {
             evidence: core.evidence(&self.window, None),
         }
     }
-}
-
-/// Which stripe this thread counts in.
-#[inline]
-fn stripe() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    thread_local! {
-        static STRIPE: Cell<u32> = const { Cell::new(u32::MAX) };
-    }
-    STRIPE.with(|mine| {
-        if mine.get() == u32::MAX {
-            mine.set(NEXT.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> 1));
-        }
-        mine.get()
-    })
 }
 
 /// A scope, held: it is not given to anybody else while a handle exists. Keep it where the calls come from

@@ -24,7 +24,8 @@ pub struct Settings {
     pub recovery: Recovery,
     /// One thread serves the backend: no probe while a call hangs in it.
     pub serial: bool,
-    /// Threads that count without disturbing each other (memory: 1 KiB each and scope).
+    /// So many threads count in stripes of their own, the others together in one (memory: 2 KiB each and scope, 4 KiB
+    /// for queries).
     pub stripes: u32,
 }
 
@@ -41,14 +42,14 @@ impl Settings {
             probe_lease: 4 * slow_after,
             recovery: Recovery::SlowStart,
             serial: true,
-            stripes: 1,
+            stripes: 0,
         }
     }
 
     /// For gets: slow at 250 ms, stalled at 750 ms, ramped.
     pub fn reads() -> Self {
-        let stripes = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(16) as u32);
-        Self { recovery: Recovery::Ramp, serial: false, stripes, ..Self::writes() }
+        // More than there are processors: those that answer requests, and those of the store.
+        Self { recovery: Recovery::Ramp, serial: false, stripes: 16, ..Self::writes() }
     }
 
     /// For query pages: slow at 1 s, stalled at 3 s, ramped.

@@ -15,7 +15,18 @@ pub enum Outcome {
     Ignored,
 }
 
-/// A whole word, as in [`Running`].
+impl Outcome {
+    #[inline]
+    fn ending(self) -> Ending {
+        match self {
+            Self::Good => Ending::Good,
+            Self::Bad => Ending::Bad,
+            Self::Ignored => Ending::Void,
+        }
+    }
+}
+
+/// A whole word, as is [`Running`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 enum Stage {
@@ -81,6 +92,13 @@ impl CallToken {
             Begun::Outdated => Stage::Outdated,
             Begun::Full => Stage::Uncounted,
         };
+        if self.probe.is_some() {
+            self.probe_began();
+        }
+    }
+
+    #[cold]
+    fn probe_began(&self) {
         if let Some(probe) = &self.probe {
             probe.scope.probe_began(probe.lease);
         }
@@ -95,14 +113,19 @@ impl CallToken {
     /// [`finished`](Self::finished), where the token lies: the next `Drop` does nothing.
     #[inline]
     pub(super) fn end(&mut self, outcome: Outcome) {
-        let ending = match outcome {
-            Outcome::Good => Ending::Good,
-            Outcome::Bad => Ending::Bad,
-            Outcome::Ignored => Ending::Void,
-        };
-        let ran = match self.stage {
+        if self.stage == Stage::Running && self.probe.is_none() {
+            self.stage = Stage::Uncounted;
+            self.scope.end(&self.running, outcome.ending());
+        } else {
+            self.end_otherwise(outcome);
+        }
+    }
+
+    #[cold]
+    fn end_otherwise(&mut self, outcome: Outcome) {
+        let ran = match std::mem::replace(&mut self.stage, Stage::Uncounted) {
             Stage::Running => {
-                self.scope.end(&self.running, ending);
+                self.scope.end(&self.running, outcome.ending());
                 true
             }
             Stage::Outdated => {
@@ -111,9 +134,9 @@ impl CallToken {
             }
             Stage::Queued | Stage::Uncounted => false,
         };
-        self.stage = Stage::Uncounted;
-        if self.probe.is_some() {
-            self.end_probe(ran, outcome);
+        if let Some(probe) = self.probe.take() {
+            let answered = (ran && outcome != Outcome::Ignored).then_some(outcome == Outcome::Good);
+            probe.scope.probe_ended(probe.lease, answered);
         }
     }
 
@@ -121,14 +144,6 @@ impl CallToken {
     fn give_up(&mut self) {
         let outcome = if std::thread::panicking() { Outcome::Bad } else { Outcome::Ignored };
         self.end(outcome);
-    }
-
-    #[cold]
-    fn end_probe(&mut self, ran: bool, outcome: Outcome) {
-        if let Some(probe) = self.probe.take() {
-            let answered = (ran && outcome != Outcome::Ignored).then_some(outcome == Outcome::Good);
-            probe.scope.probe_ended(probe.lease, answered);
-        }
     }
 }
 

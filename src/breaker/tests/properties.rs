@@ -89,7 +89,7 @@ proptest! {
                         let count = open.len();
                         let call = &mut *open[which % count];
                         let ending = [Ending::Good, Ending::Bad, Ending::Void][usize::from(ending)];
-                        let current = window.end(&call.running, ending);
+                        let current = window.end(&call.running, ending, which as u32 % 4);
                         prop_assert_eq!(current, call.generation == window.gate().generation());
                         call.ended = Some(ending);
                     }
@@ -244,7 +244,7 @@ fn threads_and_ticks_lose_no_call() {
                         while held.len() > keep {
                             let running = held.pop_front().unwrap();
                             let ending = [Ending::Good, Ending::Bad, Ending::Void][(n % 3) as usize];
-                            let of = if window.end(&running, ending) { current } else { old };
+                            let of = if window.end(&running, ending, stripe) { current } else { old };
                             of.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -271,4 +271,23 @@ fn threads_and_ticks_lose_no_call() {
     let finding = detector.tick(now, &window).unwrap();
     assert_eq!((finding.in_flight, detector.hung(&window)), (0, 0));
     assert_eq!(current.into_inner() + old.into_inner(), 3 * CALLS);
+}
+
+/// An owner that has been taken off its processor puts the end of a bucket off, and nothing else.
+#[test]
+fn while_an_owner_is_interrupted_nobody_waits_and_the_bucket_goes_on() {
+    let window = Window::new(8, 2);
+    let mut detector = Detector::new(Timing { slow_after: ms(50), stall_after: ms(50) }, Duration::ZERO);
+    let (mut call, bucket) = (Running::not_yet(0), window.bucket());
+    window.interrupted(0, || {
+        assert_eq!(detector.tick(ms(25), &window), None);
+        assert_eq!(window.begin(&mut call, 1), Begun::Running);
+    });
+    assert_eq!(window.bucket(), bucket);
+    let finding = detector.tick(ms(50), &window).unwrap();
+    assert!(finding.active);
+    assert_eq!(finding.in_flight, 1);
+    assert!(window.end(&call, Ending::Good, 0));
+    let finding = detector.tick(ms(100), &window).unwrap();
+    assert_eq!((finding.fast, finding.slow, finding.in_flight), (1, 0, 0));
 }

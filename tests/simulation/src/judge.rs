@@ -34,7 +34,7 @@ impl Judge {
         let first = First::default();
         let registry = Registry::new(Bounds::default(), 1, first.clone());
         let root =
-            registry.add_operation("store", Settings { stripes: 1, ..settings }).expect("good settings");
+            registry.add_operation("store", Settings { stripes: 0, ..settings }).expect("good settings");
         let scopes = if sites == 0 {
             vec![root]
         } else {

@@ -267,7 +267,7 @@ impl Core {
             generations: Arc::clone(&generations),
             switch: Arc::clone(&switch),
             wrap,
-            gate,
+            gate: Arc::clone(&gate),
             sites: Arc::clone(&sites),
             progress: progress.clone(),
             usage: Arc::clone(&usage),
@@ -300,7 +300,8 @@ impl Core {
             },
             left_alone: {
                 let guard = Arc::clone(&guard);
-                Arc::new(move |site| guard.left_alone(site).is_some())
+                // Nothing is applied while the store is built anew, whatever the site.
+                Arc::new(move |site| !gate.is_open() || guard.left_alone(site).is_some())
             },
             without_journal: metrics::counter!(crate::metrics::WRITES_WITHOUT_JOURNAL),
             draining: AtomicBool::new(false),

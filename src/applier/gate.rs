@@ -3,6 +3,7 @@
 //! the store answers late is not heard.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -11,6 +12,8 @@ use tokio::sync::{Notify, watch};
 #[derive(Debug)]
 pub struct Gate {
     state: Mutex<State>,
+    /// As in the state: every write that is accepted asks, and is not to wait for the others.
+    open: AtomicBool,
     /// How often it was opened and closed: odd while it is open. Turns watch it.
     changes: watch::Sender<u64>,
     idle: Notify,
@@ -36,7 +39,12 @@ impl Gate {
     /// An open gate.
     pub fn new() -> Arc<Self> {
         let state = State { open: true, closers: 0, passing: 0 };
-        Arc::new(Self { state: Mutex::new(state), changes: watch::Sender::new(1), idle: Notify::new() })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            open: AtomicBool::new(true),
+            changes: watch::Sender::new(1),
+            idle: Notify::new(),
+        })
     }
 
     /// A gate that is closed from the start.
@@ -62,13 +70,14 @@ impl Gate {
 
     /// Whether turns may pass.
     pub fn is_open(&self) -> bool {
-        self.state.lock().open
+        self.open.load(Ordering::Acquire)
     }
 
     fn shut(self: &Arc<Self>) -> Closed {
         let mut state = self.state.lock();
         state.closers += 1;
         if std::mem::replace(&mut state.open, false) {
+            self.open.store(false, Ordering::Release);
             self.changes.send_modify(|changes| *changes += 1);
         }
         Closed(Arc::clone(self))
@@ -112,6 +121,7 @@ impl Drop for Closed {
         state.closers -= 1;
         if state.closers == 0 {
             state.open = true;
+            self.0.open.store(true, Ordering::Release);
             self.0.changes.send_modify(|changes| *changes += 1);
         }
     }

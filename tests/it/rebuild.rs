@@ -381,15 +381,22 @@ async fn without_a_store_writes_are_kept_and_reads_told_why_not() {
     // The new store's first commit hangs.
     let (release, gate) = crossbeam_channel::bounded(0);
     let hook = Arc::new(HangOnce { armed: AtomicBool::new(true), hanging: AtomicBool::new(false), gate });
-    let mut slow = config(&dir);
-    slow.writes.reply_after.0 = Duration::from_millis(20);
+    let slow = config(&dir);
     let mut node = open_hooked(slow.clone(), Some(hook.clone()));
     until("it hangs", || hook.hanging.load(Ordering::SeqCst)).await;
     let told = node.read("s", "u1").await;
     assert!(matches!(told, Err(ReadError::Rebuilding { .. })), "{told:?}");
+    // At once: there is nothing to wait for.
+    let asked = Instant::now();
     let receipt = node.write(visit("s", "u1", Wait::Applied)).await.unwrap();
     assert_eq!(receipt.outcome, Outcome::Deferred);
+    assert!(asked.elapsed() < slow.writes.reply_after.0, "only when the time for an answer was over");
     model.insert("u1".to_owned(), 2);
+    // Of a site that comes only now, too.
+    let mut conditional = visit("new", "u1", Wait::Applied);
+    conditional.write.if_version = Some(0);
+    let told = node.write(conditional).await;
+    assert!(matches!(told, Err(WriteError::ConditionNeedsStore { .. })), "{told:?}");
     // Types are those that were accepted before.
     let text = Change::Set(Value::String("many".into()));
     let change = AttributeChange { name: "visits".into(), change: text, occurred_at: None };

@@ -1,12 +1,16 @@
 //! The records of the snapshot, put into a new generation in their order, many at a time.
 
+use std::sync::Arc;
+
 use super::replay::Replayer;
 use super::run::{Failure, Run};
-use crate::model::Site;
+use crate::model::{ProfileKey, Record, Site};
 use crate::snapshot::{SnapshotReader, Waiting};
-use crate::store::sled::SledStore;
+use crate::store::sled::{Filling, SledStore};
 use crate::store::{ProfilePut, SiteCommit, StoredItem};
 
+/// Profiles that are put together.
+const FILL: usize = 4096;
 /// Records of one commit.
 const COMMIT: usize = 1024;
 /// Commits under way: one is being written while others are made.
@@ -25,16 +29,82 @@ pub fn snapshot(
     let snapshot = SnapshotReader::open(&parts.snapshots, &named)?;
     let total = snapshot.counts().items() + (end + 1).saturating_sub(parts.reader.start());
     run.count(0, total);
-    let mut commit: Option<(SiteCommit, usize)> = None;
-    for item in snapshot.items() {
-        let item = item?;
-        let site = site_of(&item);
-        let full = commit.as_ref().is_some_and(|(commit, count)| *count >= COMMIT || commit.site != *site);
-        if full && let Some((commit, count)) = commit.take() {
-            replayer.put(run, store, commit, UNDER_WAY)?;
-            run.count(count as u64, total);
+    let mut load = Load { store, replayer, end, total, commit: None };
+    let mut profiles = Profiles { filling: store.filling(), next: Vec::with_capacity(FILL), last: None };
+    let mut items = snapshot.items();
+    let mut left = None;
+    for item in items.by_ref() {
+        match item? {
+            StoredItem::Profile { key, record } if profiles.follows(&key) => {
+                profiles.last = Some(key.clone());
+                profiles.next.push((key, record));
+                if profiles.next.len() >= FILL {
+                    load.fill(run, &mut profiles)?;
+                }
+            }
+            // The profiles are over.
+            item => {
+                left = Some(item);
+                break;
+            }
         }
-        let (commit, count) = commit
+    }
+    load.fill(run, &mut profiles)?;
+    profiles.filling.finish();
+    for item in left.map(Ok).into_iter().chain(items) {
+        load.item(run, item?)?;
+    }
+    load.flush(run)?;
+    replayer.settle(run)?;
+    Ok(Some(snapshot.waiting()?))
+}
+
+/// Profiles on their way into the empty generation.
+struct Profiles<'a> {
+    filling: Filling<'a>,
+    next: Vec<(ProfileKey, Arc<Record>)>,
+    last: Option<ProfileKey>,
+}
+
+impl Profiles<'_> {
+    /// Whether `key` comes behind all that were before: sites and users are ordered as the store's keys are.
+    fn follows(&self, key: &ProfileKey) -> bool {
+        self.last.as_ref().is_none_or(|last| last < key)
+    }
+}
+
+struct Load<'a> {
+    store: &'a SledStore,
+    replayer: &'a mut Replayer,
+    end: u64,
+    total: u64,
+    commit: Option<(SiteCommit, usize)>,
+}
+
+impl Load<'_> {
+    fn fill(&mut self, run: &mut Run<'_>, profiles: &mut Profiles<'_>) -> Result<(), Failure> {
+        let count = profiles.next.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let put = profiles.filling.put(&profiles.next, self.end);
+        profiles.next.clear();
+        self.replayer.follow(run, put, UNDER_WAY)?;
+        run.count(count as u64, self.total);
+        Ok(())
+    }
+
+    /// What is no profile, or not in order.
+    fn item(&mut self, run: &mut Run<'_>, item: StoredItem) -> Result<(), Failure> {
+        let site = site_of(&item);
+        let full =
+            self.commit.as_ref().is_some_and(|(commit, count)| *count >= COMMIT || commit.site != *site);
+        if full {
+            self.flush(run)?;
+        }
+        let end = self.end;
+        let (commit, count) = self
+            .commit
             .get_or_insert_with(|| (SiteCommit { last_position: end, ..SiteCommit::of(site.clone()) }, 0));
         *count += 1;
         match item {
@@ -45,13 +115,16 @@ pub fn snapshot(
             StoredItem::Refused(record) => commit.refused.push(record),
             StoredItem::Attribute { info, .. } => commit.registry.push(info),
         }
+        Ok(())
     }
-    if let Some((commit, count)) = commit {
-        replayer.put(run, store, commit, UNDER_WAY)?;
-        run.count(count as u64, total);
+
+    fn flush(&mut self, run: &mut Run<'_>) -> Result<(), Failure> {
+        if let Some((commit, count)) = self.commit.take() {
+            self.replayer.put(run, self.store, commit, UNDER_WAY)?;
+            run.count(count as u64, self.total);
+        }
+        Ok(())
     }
-    replayer.settle(run)?;
-    Ok(Some(snapshot.waiting()?))
 }
 
 fn site_of(item: &StoredItem) -> &Site {

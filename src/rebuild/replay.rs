@@ -150,7 +150,7 @@ impl Replayer {
         self.put(run, store, turn.commit, usize::MAX)
     }
 
-    /// Hands a commit to the store; with `limit` of them under way, waits for the oldest.
+    /// Hands a commit to the store; [`follow`](Self::follow) has `limit`.
     pub fn put(
         &mut self,
         run: &mut Run<'_>,
@@ -158,12 +158,22 @@ impl Replayer {
         commit: SiteCommit,
         limit: usize,
     ) -> Result<(), Failure> {
-        while self.under_way.len() >= limit {
+        self.keep(&commit);
+        self.follow(run, store.commit(commit), limit)
+    }
+
+    /// Follows a commit that is under way; with `limit` of them, waits for the oldest.
+    pub fn follow(
+        &mut self,
+        run: &mut Run<'_>,
+        commit: StoreFuture<Committed>,
+        limit: usize,
+    ) -> Result<(), Failure> {
+        self.under_way.push_back(commit);
+        while self.under_way.len() > limit {
             let Some(oldest) = self.under_way.pop_front() else { break };
             run.await_call(oldest)?;
         }
-        self.keep(&commit);
-        self.under_way.push_back(store.commit(commit));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The attribute index, in memory: which profiles have which value.
 //!
 //! It is derived from the profiles: built at start in the background, kept up by commits, never on disk.
-//! One writer changes it; readers share a lock for as long as a bounded scan takes. It speaks of profiles
+//! One writer changes it (while a generation is filled, whoever fills it); readers share a lock for as long as a bounded scan takes. It speaks of profiles
 //! by number, and what it says may be a moment old, or left over from a commit that failed: readers check
 //! the profile that they load. It never leaves a profile out.
 

@@ -11,9 +11,25 @@ use crate::model::{Profile, Site, order};
 impl AttributeIndex {
     /// The entries of a profile that a pass has read, by attribute still to be built.
     pub fn unbuilt(&self, site: &Site, profile: &Profile, into: &mut Batch) {
+        self.collect(site, profile, into, |state| matches!(state, AttributeState::Building(_)));
+    }
+
+    /// The entries of a profile that is new to the store, by attribute.
+    pub fn entries(&self, site: &Site, profile: &Profile, into: &mut Batch) {
+        let indexed = |state| matches!(state, AttributeState::Building(_) | AttributeState::Ready);
+        self.collect(site, profile, into, indexed);
+    }
+
+    fn collect(
+        &self,
+        site: &Site,
+        profile: &Profile,
+        into: &mut Batch,
+        wanted: impl Fn(AttributeState) -> bool,
+    ) {
         for attribute in &profile.attributes {
             let found = self.attribute(site, &attribute.name);
-            if matches!(found.inner.read().state, AttributeState::Building(_)) {
+            if wanted(found.inner.read().state) {
                 let keys = order::index_keys(&attribute.value);
                 let (_, entries) =
                     into.0.entry(Arc::as_ptr(&found) as usize).or_insert_with(|| (found, Vec::new()));

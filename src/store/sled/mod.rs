@@ -8,6 +8,7 @@
 //! process that starves readers. After a kill, what is there is a prefix of that thread's writes.
 
 mod build;
+mod fill;
 mod pool;
 mod scan;
 mod trees;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+pub use self::fill::Filling;
 use self::pool::Pool;
 pub use self::pool::PoolState;
 pub use self::trees::Mark;
@@ -342,6 +344,11 @@ impl SledStore {
     /// Shows that it takes writes: puts `bytes` of scratch, writes them out, reads them back and removes them.
     pub fn prove(&self, bytes: usize) -> StoreFuture<()> {
         self.run(&self.writer, Operation::Upkeep, None, move |_, trees| trees.prove(bytes))
+    }
+
+    /// Fills it with the profiles of a snapshot, as long as it is empty.
+    pub fn filling(&self) -> Filling<'_> {
+        Filling::of(self)
     }
 
     /// Gives it up: takes no more calls, lets go of the files as soon as no thread is inside any more, and waits

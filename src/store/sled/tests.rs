@@ -233,3 +233,52 @@ async fn what_does_not_fit_the_index_is_said_and_counted() {
     store.flush().await.unwrap();
     assert_eq!(store.disk_bytes(), std::fs::metadata(dir.path().join("db")).unwrap().len());
 }
+
+#[tokio::test]
+async fn an_empty_generation_is_filled_in_the_order_of_keys_and_no_other_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    while store.index_state() != IndexState::Ready {
+        std::thread::yield_now();
+    }
+    // Numbers in another order than keys.
+    let (a, b, c) = (profile(7, 1), profile(3, 1), profile(5, 1));
+    let mut filling = store.filling();
+    let two = [(key("a"), a.clone()), (key("b"), b.clone())];
+    assert_eq!(filling.put(&two, 9).await.unwrap().commit_number, 1);
+    for wrong in ["b", "aa"] {
+        assert_eq!(filling.put(&[(key(wrong), c.clone())], 9).await, Err(StoreError::Conflict), "{wrong}");
+    }
+    let twice = [(key("c"), c.clone()), (key("c"), c.clone())];
+    assert_eq!(filling.put(&twice, 9).await, Err(StoreError::Conflict));
+    let mut with_plan = Record::clone(&c);
+    if let Record::Live(profile) = &mut with_plan {
+        let (name, value) = ("plan".into(), Value::String("pro".into()));
+        profile.attributes = vec![Attribute { name, value, occurred_at: EventTime::MIN }];
+    }
+    let with_plan = Arc::new(with_plan);
+    filling.put(&[(key("c"), with_plan.clone())], 12).await.unwrap();
+    filling.finish();
+    assert_eq!(store.mark(), Mark { node: NODE, commit_number: 2, last_position: 12, profiles: 3 });
+    assert_eq!((load(&store, "a").await, load(&store, "b").await), (Some(a.clone()), Some(b)));
+    let scan = IndexScan {
+        site: Site::new("s"),
+        attribute: "plan".into(),
+        from: Bound::Unbounded,
+        to: Bound::Unbounded,
+        prefix: None,
+        after: None,
+        limit: 10,
+    };
+    let page = store.scan_index(scan).await.unwrap();
+    let found: Vec<_> = page.entries.iter().map(|(entry, profile)| (entry.number, profile.clone())).collect();
+    assert_eq!(found, [(5, key("c"))]);
+
+    // From the first commit on it is a store like any other.
+    store.commit(commit(&[("a", Some(a), profile(7, 2))], 13)).await.unwrap();
+    assert_eq!(store.filling().put(&[(key("z"), profile(8, 1))], 14).await, Err(StoreError::Conflict));
+    assert_eq!(load(&store, "z").await, None);
+    store.close(Duration::from_secs(10)).unwrap();
+    let store = SledStore::open(dir.path(), NODE, &SledOptions::default()).unwrap();
+    assert_eq!(store.filling().put(&[(key("z"), profile(8, 1))], 14).await, Err(StoreError::Conflict));
+}

@@ -1,6 +1,7 @@
 //! What the one writer thread does with a commit.
 //!
-//! First every profile is compared with what the commit expects; a difference refuses the whole commit.
+//! First every profile is compared with what the commit expects; a difference refuses the whole commit. (A generation
+//! that is being filled has nothing to compare with: see `fill`.)
 //! Then, in this order, so that a cut anywhere leaves something that replay completes: refused records,
 //! registry, graves that come by hash, profiles, mark. A profile's own put is its atom: its new index
 //! entries and the entry under its number come before it, the removal of the old ones after it. A cut
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 
+use super::fill::Puts;
 use super::trees::{Mark, Trees, decode_record};
 use crate::model::{Profile, Record, codec};
 use crate::store::index::AttributeIndex;
@@ -20,6 +22,17 @@ pub struct Writer {
     mark: Mark,
     /// While the index is built: the profiles that commits touched, and when by the store's clock.
     touched: Option<HashMap<u64, u64>>,
+    filled: Filled,
+}
+
+/// How far an empty generation has been filled.
+enum Filled {
+    /// Not at all, so far.
+    No,
+    /// With all up to this key and nothing else.
+    UpTo(Vec<u8>),
+    /// There are other records.
+    Over,
 }
 
 /// What a commit did.
@@ -33,7 +46,7 @@ pub struct Done {
 impl Writer {
     /// A writer that goes on from `mark`, with an index yet to be built.
     pub fn new(mark: Mark) -> Self {
-        Self { mark, touched: Some(HashMap::new()) }
+        Self { mark, touched: Some(HashMap::new()), filled: Filled::No }
     }
 
     /// How far it has come.
@@ -71,6 +84,9 @@ impl Writer {
         clock: &AtomicU64,
         commit: &SiteCommit,
     ) -> Result<Done, StoreError> {
+        if !commit.profiles.is_empty() || !commit.graves.is_empty() {
+            self.filled = Filled::Over;
+        }
         for put in &commit.profiles {
             check(trees, commit, put)?;
         }
@@ -84,6 +100,40 @@ impl Writer {
         let applied = self.apply(trees, index, commit);
         clock.fetch_add(1, Ordering::AcqRel);
         applied
+    }
+
+    /// Puts new profiles into a generation that has only what was put so, in order: then they cannot be there, and
+    /// are not looked for. Answers how many bytes.
+    pub fn fill(&mut self, trees: &Trees, puts: Puts) -> Result<u64, StoreError> {
+        let mut last = match &self.filled {
+            Filled::No if trees.profiles.is_empty() && trees.graves.is_empty() => None,
+            Filled::UpTo(key) => Some(key),
+            Filled::No | Filled::Over => return Err(StoreError::Conflict),
+        };
+        for (key, _) in &puts.profiles {
+            if last.is_some_and(|last| last >= key) {
+                return Err(StoreError::Conflict);
+            }
+            last = Some(key);
+        }
+        self.filled = last.map_or(Filled::No, |last| Filled::UpTo(last.clone()));
+        for (number, index) in &puts.numbers {
+            if let Some((key, _)) = puts.profiles.get(*index) {
+                trees.numbers.insert(number.to_be_bytes(), key.as_slice())?;
+            }
+        }
+        let mut mark = self.mark;
+        mark.commit_number += 1;
+        mark.profiles += puts.profiles.len() as u64;
+        mark.last_position = mark.last_position.max(puts.last_position);
+        let mut bytes = 0;
+        for (key, value) in puts.profiles {
+            bytes += key.len() + value.len();
+            trees.profiles.insert(key, value)?;
+        }
+        trees.put_mark(&mark)?;
+        self.mark = mark;
+        Ok(bytes as u64)
     }
 
     fn apply(

@@ -190,7 +190,7 @@ impl Facts<'_> {
             deferred: count(|answer| matches!(answer, Answer::Deferred)) as u64,
             refused: count(|answer| matches!(answer, Answer::Refused(_))) as u64,
             lost: self.checked.lost,
-            reads: measured(self.compare(Kind::Read, |_| true)),
+            reads: measured(self.compare(Kind::Read, |_| true)).filter(|_| self.expected.same_load),
             neighbours: match self.expected.sick {
                 Sick::Site | Sick::User => measured(self.compare(Kind::Write, |call| !self.is_sick(call))),
                 Sick::Store | Sick::Journal => None,

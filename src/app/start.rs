@@ -13,7 +13,7 @@ use crate::accept::{BatchStamp, HotMemory, JournalSink, Pending, Requests};
 use crate::applier::{Applier, RefusedList};
 use crate::config::Config;
 use crate::guard::GuardedStore;
-use crate::journal::{BatchSettings, Journal, JournalOptions, JournalReader, Opened};
+use crate::journal::{BatchSettings, Journal, JournalOptions, JournalReader, Monotonic, Opened};
 use crate::ledger::Ledger;
 use crate::model::{EventTime, Site};
 use crate::sites::{SiteState, Sites};
@@ -35,6 +35,8 @@ pub(super) fn journal_options(config: &Config) -> JournalOptions {
         total_quota: journal.total_quota.0,
         // A journal that ends before what the store has applied has lost something.
         store_applied: generations::last_applied(&config.store.dir, &journal.dir),
+        // The thread that watches health looks at it every 100 ms.
+        monotonic: Monotonic::without_pauses(),
         ..JournalOptions::new(&journal.dir)
     }
 }

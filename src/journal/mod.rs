@@ -66,6 +66,7 @@ mod handle;
 pub mod image;
 mod log;
 mod manifest;
+mod monotonic;
 mod open;
 mod queue;
 mod reader;
@@ -80,10 +81,9 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use carry::{Carried, Carrier};
 pub use error::{
@@ -93,6 +93,7 @@ pub use error::{
 pub use format::BatchSettings;
 pub use handle::{Journal, JournalState, Usage};
 pub use manifest::SnapshotRef;
+pub use monotonic::Monotonic;
 pub use open::{Opened, node_of};
 pub use reader::{JournalReader, Scan, SegmentInfo, StoredEntry};
 pub use recover::{CutTail, POSITION_STEP};
@@ -160,33 +161,6 @@ impl JournalOptions {
             return Ok(());
         };
         Err(OpenError::Options(problem.to_owned()))
-    }
-}
-
-/// A monotonic time, moved by hand in tests.
-#[derive(Clone)]
-pub struct Monotonic(Arc<dyn Fn() -> Instant + Send + Sync>);
-
-impl Monotonic {
-    /// Time as `read` tells it.
-    pub fn new(read: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-
-    fn now(&self) -> Instant {
-        (self.0)()
-    }
-}
-
-impl Default for Monotonic {
-    fn default() -> Self {
-        Self::new(Instant::now)
-    }
-}
-
-impl fmt::Debug for Monotonic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Monotonic")
     }
 }
 

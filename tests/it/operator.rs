@@ -162,6 +162,7 @@ async fn bad_requests_name_the_field() {
     for (field, request) in [
         ("site", SetAttributeStateRequest { site: String::new(), ..good.clone() }),
         ("name", SetAttributeStateRequest { name: String::new(), ..good.clone() }),
+        ("name", SetAttributeStateRequest { name: "x".repeat(100_000), ..good.clone() }),
         ("state", SetAttributeStateRequest { state: 99, ..good.clone() }),
         ("reason", SetAttributeStateRequest { reason: String::new(), ..good.clone() }),
     ] {

@@ -1,6 +1,6 @@
 //! `SetAttributeState`.
 
-use super::fields::Caller;
+use super::fields::{Caller, bounded};
 use super::{Operators, given};
 use crate::api::call::Call;
 use crate::api::encode;
@@ -19,6 +19,8 @@ impl Operators {
         if request.name.is_empty() {
             return Err(Failure::invalid("name", "must be given"));
         }
+        // It comes back in the answer; the limit of the configuration may be below that of names that exist.
+        bounded("name", &request.name)?;
         let disabled = match proto::AttributeState::try_from(request.state) {
             Ok(proto::AttributeState::Unspecified) => None,
             Ok(proto::AttributeState::Enabled) => Some(false),

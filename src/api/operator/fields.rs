@@ -55,13 +55,19 @@ impl Caller {
 
 /// A text for people: bounded, trimmed, without control characters.
 pub(super) fn text(field: &'static str, given: &str) -> Result<String, Failure> {
-    if given.len() > TEXT {
-        return Err(Failure::over_limit(field, format!("has {} bytes, more than {TEXT}", given.len())));
-    }
+    bounded(field, given)?;
     if given.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
         return Err(Failure::invalid(field, "has control characters"));
     }
     Ok(given.trim().to_owned())
+}
+
+/// Refuses what is too long to be said back.
+pub(super) fn bounded(field: &'static str, given: &str) -> Result<(), Failure> {
+    if given.len() > TEXT {
+        return Err(Failure::over_limit(field, format!("has {} bytes, more than {TEXT}", given.len())));
+    }
+    Ok(())
 }
 
 /// A duration between two bounds; none if it is absent.

@@ -413,4 +413,8 @@ impl FsFile for MemoryFile {
         let length = disk.inode(self.index)?.now.len().max(length as usize);
         disk.resize(self.index, length)
     }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.disk.lock().names.values().any(|index| *index == self.index))
+    }
 }

@@ -64,6 +64,9 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     /// Takes room on the disk for `length` bytes; `Unsupported` where that cannot be said beforehand.
     fn allocate(&self, length: u64) -> io::Result<()>;
 
+    /// Whether it still has a name: what is written to a removed file is gone when it is closed.
+    fn has_name(&self) -> io::Result<bool>;
+
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::{Fs, FsFile, FsLock, OpenMode};
@@ -105,5 +105,9 @@ impl FsFile for File {
     fn allocate(&self, length: u64) -> io::Result<()> {
         let allocated = rustix::fs::fallocate(self, rustix::fs::FallocateFlags::empty(), 0, length);
         allocated.map_err(io::Error::from)
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.metadata()?.nlink() > 0)
     }
 }

@@ -127,6 +127,10 @@ impl FsFile for SlowFile {
     fn allocate(&self, length: u64) -> io::Result<()> {
         self.inner.allocate(length)
     }
+
+    fn has_name(&self) -> io::Result<bool> {
+        self.inner.has_name()
+    }
 }
 
 #[cfg(test)]

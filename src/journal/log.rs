@@ -1,6 +1,7 @@
 //! The writer: puts batches into the last segment and begins new ones. Synchronous, one at a time; the
 //! committer's thread drives it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -141,6 +142,11 @@ impl Log {
         let (bytes, length, checksum) = self.encoder.finish(settings, self.segment.length - at);
         self.segment.file.write_all_at(bytes, at).at("write", &self.segment.path)?;
         self.segment.file.sync_data().at("sync", &self.segment.path)?;
+        // Somebody may have removed it; a sync does not notice.
+        if !self.segment.file.has_name().at("look for", &self.segment.path)? {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it was removed"))
+                .at("look for", &self.segment.path);
+        }
         self.tail.digest = format::digest(self.tail.digest, checksum);
         self.tail.next_position += u64::from(count);
         self.tail.end =

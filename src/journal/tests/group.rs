@@ -1,5 +1,6 @@
 //! The committer: order, bounds, stalls, failures, a full disk.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::fs::{Fault, FaultyFs};
+use super::super::fs::{Fault, FaultyFs, Fs as _};
 use super::super::{
     Committed, Journal, JournalError, JournalOptions, JournalState, Kept, Monotonic, Sink, Submission,
     SubmitReason,
@@ -84,6 +85,20 @@ fn a_stall_is_noticed_by_age_and_ends_by_itself() {
     journal.submit(submission(4)).unwrap();
     drop(release);
     journal.close().unwrap();
+}
+
+#[test]
+fn nothing_is_acknowledged_that_is_written_to_a_removed_file() {
+    let fs = FaultyFs::new();
+    let (journal, heard) = start(open(&fs).unwrap());
+    keep(&journal, &heard, 1);
+    for name in fs.list(Path::new(DIR)).unwrap().iter().filter(|name| name.starts_with("segment-")) {
+        fs.remove(&Path::new(DIR).join(name)).unwrap();
+    }
+    journal.submit(submission(2)).unwrap();
+    assert_eq!(heard.recv().unwrap(), Heard::Failed(vec![2], Kept::Unknown));
+    let JournalState::Failed(error) = journal.state() else { panic!("{:?}", journal.state()) };
+    assert!(error.to_string().contains("it was removed"), "{error}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{Core, StartError};
 use crate::accept::Shared;
 use crate::applier::RefusedList;
 use crate::guard::Guard;
-use crate::incident::{Incidents, JournalWatch, ParkedWatch};
+use crate::incident::{Incidents, JournalRoom, JournalWatch, ParkedWatch};
 use crate::journal::JournalState;
 use crate::metrics as names;
 use crate::rebuild::Rebuilds;
@@ -143,8 +143,13 @@ fn watch_journal(watched: &Watched, state: &JournalState, watch: &mut JournalWat
     gauge!(names::JOURNAL_STALLED).set(f64::from(u8::from(stalled.is_some())));
     gauge!(names::JOURNAL_FAILED).set(f64::from(u8::from(failed.is_some())));
     let usage = watched.shared.journal.usage();
-    let limit = usage.limit.saturating_sub(usage.reserved);
-    if let Some((level, message)) = watch.look(failed.as_deref(), stalled, usage.used, limit) {
+    let room = JournalRoom {
+        used: usage.used,
+        limit: usage.limit.saturating_sub(usage.reserved),
+        is_short: usage.is_short(),
+        is_full: usage.is_full(),
+    };
+    if let Some((level, message)) = watch.look(failed.as_deref(), stalled, room) {
         watched.incidents.journal(level, message);
     }
 }

@@ -25,4 +25,4 @@ pub use event::{
 pub use record::{Cause, Condition, Head, Incident};
 pub use recorder::{Backlog, Effect, MAX_INCIDENTS, Record, Recorder};
 pub use service::{IncidentOptions, IncidentThread, Incidents};
-pub use watch::{JournalWatch, ParkedWatch};
+pub use watch::{JournalRoom, JournalWatch, ParkedWatch};

@@ -10,6 +10,19 @@ use crate::model::Site;
 const FILLING: u64 = 80;
 const NO_LONGER: u64 = 70;
 
+/// How much room the journal has.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalRoom {
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that entries may use.
+    pub limit: u64,
+    /// Whether next to nothing is taken at this moment.
+    pub is_short: bool,
+    /// Whether that is all until something is released or the disk has room again.
+    pub is_full: bool,
+}
+
 /// How the journal was when it was last looked at.
 #[derive(Debug)]
 pub struct JournalWatch(JournalLevel);
@@ -22,21 +35,24 @@ impl Default for JournalWatch {
 
 impl JournalWatch {
     /// The new level and what to say of it, when it is another one. `stalled`: the age of the oldest write that has
-    /// not been synced; `used` of `limit`: bytes.
+    /// not been synced.
     pub fn look(
         &mut self,
         failed: Option<&str>,
         stalled: Option<Duration>,
-        used: u64,
-        limit: u64,
+        room: JournalRoom,
     ) -> Option<(JournalLevel, String)> {
+        let JournalRoom { used, limit, .. } = room;
         let above = |percent: u64| u128::from(used) * 100 >= u128::from(limit) * u128::from(percent);
         // Once full it is so until there is clearly room again, or it would be told at every segment.
         let level = if failed.is_some() {
             JournalLevel::Failed
         } else if stalled.is_some() {
             JournalLevel::Stalled
-        } else if used >= limit || (self.0 == JournalLevel::Full && above(98)) {
+        } else if used >= limit
+            || room.is_full
+            || (self.0 == JournalLevel::Full && (above(98) || room.is_short))
+        {
             JournalLevel::Full
         } else if above(FILLING) || (self.0 != JournalLevel::Normal && above(NO_LONGER)) {
             JournalLevel::Filling
@@ -53,6 +69,11 @@ impl JournalWatch {
                 let age = stalled.unwrap_or_default();
                 format!("The journal's disk has not answered for {age:.1?}; new writes are refused")
             }
+            JournalLevel::Full if !above(FILLING) => format!(
+                "The journal's disk is full, with {} of {} MiB in use; new writes are refused",
+                mib(used),
+                mib(limit)
+            ),
             JournalLevel::Full => {
                 format!("The journal is full: {} of {} MiB; new writes are refused", mib(used), mib(limit))
             }
@@ -94,7 +115,8 @@ mod tests {
     #[test]
     fn levels_are_told_once_and_do_not_flutter() {
         let mut watch = JournalWatch::default();
-        let mut look = |used| watch.look(None, None, used, 100).map(|(level, _)| level);
+        let room = |used| JournalRoom { used, limit: 100, is_short: false, is_full: false };
+        let mut look = |used| watch.look(None, None, room(used)).map(|(level, _)| level);
         let told = [10, 79, 80, 81, 75, 69, 100, 99, 97, 100, 50].map(&mut look);
         use JournalLevel::*;
         let expected = [
@@ -111,10 +133,24 @@ mod tests {
             Some(Normal),
         ];
         assert_eq!(told, expected);
-        let stalled = watch.look(None, Some(Duration::from_secs(2)), 50, 100).unwrap();
+        let stalled = watch.look(None, Some(Duration::from_secs(2)), room(50)).unwrap();
         assert_eq!(stalled.0, Stalled);
         assert!(stalled.1.contains("2.0s"), "{}", stalled.1);
-        assert_eq!(watch.look(Some("EIO"), Some(Duration::from_secs(2)), 50, 100).unwrap().0, Failed);
+        assert_eq!(watch.look(Some("EIO"), Some(Duration::from_secs(2)), room(50)).unwrap().0, Failed);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_full_journal() {
+        let mut watch = JournalWatch::default();
+        let mut look = |is_short, is_full| {
+            watch.look(None, None, JournalRoom { used: 10, limit: 100, is_short, is_full })
+        };
+        assert_eq!(look(true, false), None, "more is about to come");
+        let (level, message) = look(true, true).unwrap();
+        assert_eq!(level, JournalLevel::Full);
+        assert!(message.contains("disk is full"), "{message}");
+        assert_eq!(look(true, false), None, "it is tried again");
+        assert_eq!(look(false, false).unwrap().0, JournalLevel::Normal);
     }
 
     #[test]

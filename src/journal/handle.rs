@@ -49,6 +49,23 @@ pub struct Usage {
     /// Bytes of entries that would be taken at this moment: what is left in segments that the disk has given
     /// room for. Less than `limit - reserved - used` when there is more to come, or when the disk is full.
     pub available: u64,
+    /// Whether that is all until something is released or the disk has room again.
+    pub is_final: bool,
+}
+
+impl Usage {
+    /// With less room than this usual entries are refused.
+    const LITTLE: u64 = 4096;
+
+    /// Whether next to nothing would be taken at this moment. More may be about to come: see [`Self::is_full`].
+    pub fn is_short(&self) -> bool {
+        self.available < Self::LITTLE
+    }
+
+    /// Whether next to nothing is taken, because of the quota or because the disk is full.
+    pub fn is_full(&self) -> bool {
+        self.is_final && self.is_short()
+    }
 }
 
 /// Shared by the handles and the threads.
@@ -255,6 +272,7 @@ impl<T: Send + 'static> Journal<T> {
             reserved: sizes.reserved.load(Ordering::Relaxed),
             limit: sizes.quota.load(Ordering::Relaxed),
             available: queue.room.bytes.saturating_sub(waiting),
+            is_final: queue.room.is_final,
         }
     }
 

@@ -190,7 +190,7 @@ impl Watch {
         let health = match shared.journal.state() {
             JournalState::Failed(_) | JournalState::Closed => JournalHealth::Failed,
             JournalState::Stalled(_) => JournalHealth::Stalled,
-            JournalState::Running if usage.available == 0 => JournalHealth::Full,
+            JournalState::Running if usage.is_full() => JournalHealth::Full,
             JournalState::Running => JournalHealth::Ok,
         };
         let end = reader.end();

@@ -5,6 +5,7 @@ pub mod breakers;
 pub mod faults;
 mod holds;
 pub mod operate;
+mod place;
 mod status;
 mod tasks;
 
@@ -12,11 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use holds::HoldImpact;
+pub use place::{GiveWay, TaskGuard, TaskSlot};
 pub use status::*;
-pub use tasks::{
-    RebuildProgress, RebuildRequest, SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot,
-    TaskState,
-};
+pub use tasks::{RebuildProgress, RebuildRequest, SnapshotProgress, SnapshotRequest, TaskRefused, TaskState};
 
 use crate::kill_switch::Held;
 use crate::model::{EventTime, Notes, Position, Profile, ProfileKey, Record, Refusal, Site, User, Write};

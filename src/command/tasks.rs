@@ -1,10 +1,7 @@
 //! Long tasks that operators begin and watch: snapshots, backups, rebuilds of the store. One at a time.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::model::EventTime;
 
@@ -56,37 +53,6 @@ pub enum TaskRefused {
     /// It could not be begun.
     #[error("{0}")]
     Failed(String),
-}
-
-/// The place of the one long task that may run. Clones speak of the same place.
-#[derive(Clone, Debug, Default)]
-pub struct TaskSlot(Arc<Mutex<Option<&'static str>>>);
-
-/// A long task's hold on its place; the place is free again when this is dropped.
-#[derive(Debug)]
-pub struct TaskGuard(Arc<Mutex<Option<&'static str>>>);
-
-impl TaskSlot {
-    /// Takes the place for `task` (`a snapshot`, for instance), or says what has it.
-    pub fn begin(&self, task: &'static str) -> Result<TaskGuard, TaskRefused> {
-        let mut running = self.0.lock();
-        if let Some(task) = *running {
-            return Err(TaskRefused::Busy { task });
-        }
-        *running = Some(task);
-        Ok(TaskGuard(Arc::clone(&self.0)))
-    }
-
-    /// What runs.
-    pub fn running(&self) -> Option<&'static str> {
-        *self.0.lock()
-    }
-}
-
-impl Drop for TaskGuard {
-    fn drop(&mut self) {
-        *self.0.lock() = None;
-    }
 }
 
 /// What is asked for: a snapshot, or a backup.

@@ -118,6 +118,14 @@ fn rest(config: &Config, found: &mut Faults) {
     found.within("snapshots.pace", &config.snapshots.pace, &1, &100);
 
     let s = &config.store;
+    // The store's directory may be lost, and is thrown away.
+    for (key, dir) in [
+        ("journal.dir", &config.journal.dir),
+        ("snapshots.dir", &config.snapshots.dir),
+        ("control.dir", &config.control.dir),
+    ] {
+        found.that(!dir.starts_with(&s.dir), key, "is in store.dir, which may be lost");
+    }
     found.bytes("store.cache_capacity", s.cache_capacity, MIB, 16 * TIB);
     found.bytes("store.index_capacity", s.index_capacity, 0, 16 * TIB);
     found.within("store.get_threads", &s.get_threads, &1, &256);

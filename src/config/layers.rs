@@ -238,10 +238,10 @@ impl Layers {
             origin: Origin::Default,
             message: error.message().to_owned(),
         })?;
+        config.resolve();
         if let Some((key, message)) = check::faults(&config).into_iter().next() {
             return Err(ConfigError::Value { key: key.to_owned(), origin: origin_of(key), message });
         }
-        config.resolve();
         let settings = leaves(&config)
             .into_iter()
             .map(|(key, value)| Setting { origin: origin_of(&key), key, value })
@@ -373,6 +373,15 @@ mod tests {
 
     fn flag(key: &str, value: &str) -> Sources {
         Sources { flags: vec![("--set".to_owned(), key.to_owned(), value.to_owned())], ..Sources::default() }
+    }
+
+    #[test]
+    fn what_is_the_truth_is_not_kept_in_the_store() {
+        for key in ["journal.dir", "snapshots.dir", "control.dir"] {
+            let error = flag(key, "steadfast-data/store/here").load().unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("store.dir"), "{error}");
+        }
+        flag("store.dir", "elsewhere/store").load().unwrap();
     }
 
     #[test]

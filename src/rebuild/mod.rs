@@ -152,8 +152,8 @@ impl Rebuilds {
         if state.draining {
             return Err(TaskRefused::Draining);
         }
-        let guard = parts.tasks.begin("a rebuild of the store")?;
         self.refuse_hang(&mut state)?;
+        let guard = parts.tasks.begin_first("a rebuild of the store")?;
         let progress = RebuildProgress {
             state: TaskState::Running,
             generation: parts.generations.next_number(),

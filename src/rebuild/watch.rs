@@ -119,6 +119,13 @@ impl Watch {
 
     fn rebuild(&mut self, runtime: &Runtime, job: Job) {
         let Job { wanted, automatic, guard } = job;
+        let mut stop = self.stop.clone();
+        runtime.block_on(async {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = guard.alone() => {}
+            }
+        });
         let incidents = self.rebuilds.0.parts.incidents.clone();
         incidents
             .rebuild_started(format!("The store is being rebuilt ({}): {}", wanted.owner, wanted.reason));

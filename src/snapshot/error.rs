@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::journal::{Damage, IoFailure};
+use crate::model::NodeId;
 
 /// Why a snapshot was not written, or not read.
 #[derive(Debug, Error)]
@@ -33,12 +34,28 @@ pub enum SnapshotError {
         /// What differs.
         problem: String,
     },
+    /// The directory belongs to another node.
+    #[error(
+        "{} has the snapshots of node {owner}, and this is node {node}: give each a directory of its own \
+         (snapshots.dir); if that node is gone for good, remove what is there", .dir.display()
+    )]
+    Anothers {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        owner: NodeId,
+        /// Who wants it.
+        node: NodeId,
+    },
     /// It cannot be written so: a bug of ours, or of a store.
     #[error("the snapshot cannot be written: {0}")]
     Invalid(String),
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
+    /// It made room for what cures the store.
+    #[error("it gave way to a rebuild of the store")]
+    GaveWay,
     /// A file operation failed.
     #[error(transparent)]
     Io(#[from] IoFailure),

@@ -42,6 +42,7 @@ pub mod backup;
 mod due;
 mod error;
 mod format;
+mod owner;
 mod pace;
 mod reader;
 mod records;

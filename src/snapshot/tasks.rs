@@ -15,10 +15,12 @@ use super::due::{Figures, due};
 use super::pace::Pace;
 use super::reader::SnapshotReader;
 use super::take::{Host, Source, TakeError, Taken};
-use super::{SnapshotError, sweep};
+use super::{SnapshotError, owner, sweep};
 use crate::clock::Clock;
 use crate::command::operate::SnapshotTasks;
-use crate::command::{SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot, TaskState};
+use crate::command::{
+    GiveWay, SnapshotProgress, SnapshotRequest, TaskGuard, TaskRefused, TaskSlot, TaskState,
+};
 use crate::metrics as names;
 
 /// How often it is looked whether one is due.
@@ -60,7 +62,7 @@ struct Order {
     backup: Option<PathBuf>,
     owner: String,
     /// Held until it is done.
-    _guard: TaskGuard,
+    guard: TaskGuard,
 }
 
 impl Snapshots {
@@ -78,7 +80,7 @@ impl Snapshots {
         let task = if request.backup.is_some() { "a backup" } else { "a snapshot" };
         let guard = inner.tasks.begin(task)?;
         inner.begin(request.backup.clone());
-        let order = Order { backup: request.backup, owner: request.owner, _guard: guard };
+        let order = Order { backup: request.backup, owner: request.owner, guard };
         inner.orders.send(order).map_err(|_| TaskRefused::Draining)?;
         Ok(self.progress())
     }
@@ -129,7 +131,9 @@ pub fn start<T: Send + 'static>(
     tasks: TaskSlot,
     stop: watch::Receiver<bool>,
 ) -> Result<(Snapshots, JoinHandle<()>), SnapshotterError> {
-    let current = source.journal.reader().snapshot();
+    let reader = source.journal.reader();
+    owner::claim(&*source.fs, &source.dir, reader.node())?;
+    let current = reader.snapshot();
     sweep(&*source.fs, &source.dir, current.as_ref())?;
     let mut progress = SnapshotProgress::default();
     if let Some(current) = &current {
@@ -158,6 +162,7 @@ pub fn start<T: Send + 'static>(
         not_before: None,
         checked: None,
         warned: false,
+        way: None,
     };
     // Before anything is accepted: room that entries take now cannot be had back.
     snapshotter.look();
@@ -187,6 +192,8 @@ struct Snapshotter<T: Send + 'static> {
     checked: Option<Instant>,
     /// That the quota is too small has been said.
     warned: bool,
+    /// When what is made now has to give way.
+    way: Option<GiveWay>,
 }
 
 impl<T: Send + 'static> Snapshotter<T> {
@@ -220,6 +227,7 @@ impl<T: Send + 'static> Snapshotter<T> {
         let Ok(guard) = self.inner.tasks.begin("a snapshot") else { return };
         self.inner.begin(None);
         tracing::info!(reason, "taking a snapshot");
+        self.way = Some(guard.give_way());
         let _done = self.snapshot().await;
         drop(guard);
     }
@@ -287,6 +295,7 @@ impl<T: Send + 'static> Snapshotter<T> {
     }
 
     async fn carry_out(&mut self, order: Order) {
+        self.way = Some(order.guard.give_way());
         let owner = order.owner.as_str();
         match &order.backup {
             None => {
@@ -355,7 +364,7 @@ impl<T: Send + 'static> Snapshotter<T> {
 
     /// Takes one, and keeps its figures.
     async fn take(&mut self) -> Result<Taken, TakeError> {
-        let mut pace = Pace::new(self.options.pace, self.stop.clone());
+        let mut pace = Pace::new(self.options.pace, self.stop.clone()).giving(self.way.clone());
         let inner = Arc::clone(&self.inner);
         let told = move |done, total| {
             let mut progress = inner.progress.lock();
@@ -375,7 +384,7 @@ impl<T: Send + 'static> Snapshotter<T> {
             progress.last_position = taken.snapshot.start;
             progress.last_bytes = taken.snapshot.bytes;
             progress.overdue = false;
-        } else {
+        } else if !matches!(taken, Err(TakeError::Snapshot(SnapshotError::GaveWay))) {
             let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
             self.failures = self.failures.saturating_add(1);
             self.not_before = Some(Instant::now() + pause);
@@ -392,7 +401,7 @@ impl<T: Send + 'static> Snapshotter<T> {
         if current.is_none() || self.damaged || self.look().is_some() {
             self.take().await?;
         }
-        let mut pace = Pace::new(self.options.pace, self.stop.clone());
+        let mut pace = Pace::new(self.options.pace, self.stop.clone()).giving(self.way.clone());
         let inner = Arc::clone(&self.inner);
         backup::make(&self.source, dir, &mut pace, &move |done| {
             let mut progress = inner.progress.lock();

@@ -264,6 +264,30 @@ async fn a_writer_that_hangs_is_replaced_and_its_late_return_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_waits_for_the_sick_store_does_not_keep_it_from_being_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = open(&dir);
+    node.write(visit("s", "u", Wait::Applied)).await.unwrap();
+    let before = node.generation();
+    node.faults.add(Fault::new(FaultKind::Hang, FaultLevel::Thread).on(Operation::ScanRecords));
+    let take = || node.core.snapshots.take(SnapshotRequest { backup: None, owner: "test".to_owned() });
+    take().unwrap();
+    node.faults.until_waiting(1).await;
+    node.rebuild().unwrap();
+    let done = node.ended().await;
+    assert_eq!((done.state, done.error.as_str()), (TaskState::Done, ""));
+    assert_ne!(node.generation(), before);
+    let snapshot = node.core.snapshots.progress();
+    assert_eq!(snapshot.state, TaskState::Failed);
+    assert!(snapshot.error.contains("gave way"), "{snapshot:?}");
+    node.faults.clear();
+    take().unwrap();
+    until("a snapshot", || node.core.snapshots.progress().state != TaskState::Running).await;
+    assert_eq!(node.core.snapshots.progress().state, TaskState::Done);
+    node.core.close(LONG).unwrap();
+}
+
+#[tokio::test]
 async fn a_store_whose_directory_is_removed_is_built_anew_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = open(&dir);

@@ -89,8 +89,9 @@ pub fn describe(backup: &Verified) -> String {
     let last = journal
         .accepted
         .map_or_else(String::new, |(_, last)| format!(", the last one accepted at {}", time(last)));
+    let end = journal.positions.1.max(snapshot.start.saturating_sub(1));
     format!(
-        "complete and sound: a backup of node {}\n\
+        "complete and sound: a backup of node {}, with all that it accepted up to entry {end}\n\
          snapshot {}: {} profiles, {} deleted, {} refused, {} waiting; begun at {}\n\
          journal: {} entries in {} segments{last}",
         journal.node,

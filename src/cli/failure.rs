@@ -171,7 +171,8 @@ impl Failure {
                 "steadfast serve --take-over --store-dir DIR, with a directory on a healthy disk"
             }
             "NOT_SUPPORTED" => {
-                "operators call another address than services do: is this the right one? (steadfast serve prints both)"
+                "operators call another address than services do: is this the right one? (steadfast serve prints both); \
+                 faults are injected only into a server started with --fault-injection"
             }
             _ => return None,
         };

@@ -49,6 +49,16 @@ pub struct Offer {
     pub deadline: Duration,
 }
 
+impl Offer {
+    /// Whom the call of this number is about.
+    fn pick(&self, number: u64) -> Offered {
+        let random = mix(mix(self.seed).wrapping_add(number));
+        let site = random % u64::from(self.sites.max(1));
+        let user = (random >> 32) % u64::from(self.users.max(1));
+        Offered { number, site: site as u32, user: user as u32 }
+    }
+}
+
 /// Clients that offer load, and as clients of the control half as much of it at the same moments.
 pub struct Load {
     offer: Offer,
@@ -125,7 +135,7 @@ impl Load {
             let now = self.began.passed();
             while write_at <= now {
                 writes += 1;
-                let offered = self.offered(writes);
+                let offered = self.offer.pick(writes);
                 self.spawn(&mut calls, Kind::Write, offered, write_at);
                 if writes.is_multiple_of(2) {
                     self.spawn(&mut calls, Kind::ControlWrite, offered, write_at);
@@ -135,7 +145,7 @@ impl Load {
             while read_at <= now {
                 reads += 1;
                 // Other users than the writers' at that moment.
-                let offered = self.offered(reads.wrapping_add(1 << 40));
+                let offered = self.offer.pick(reads.wrapping_add(1 << 40));
                 self.spawn(&mut calls, Kind::Read, offered, read_at);
                 if reads.is_multiple_of(2) {
                     self.spawn(&mut calls, Kind::ControlRead, offered, read_at);
@@ -147,13 +157,6 @@ impl Load {
             tokio::time::sleep(next.min(NAP)).await;
         }
         while calls.join_next().await.is_some() {}
-    }
-
-    fn offered(&self, number: u64) -> Offered {
-        let random = mix(number.wrapping_mul(2).wrapping_add(self.offer.seed << 20));
-        let site = random % u64::from(self.offer.sites.max(1));
-        let user = (random >> 32) % u64::from(self.offer.users.max(1));
-        Offered { number, site: site as u32, user: user as u32 }
     }
 
     fn spawn(self: &Rc<Self>, calls: &mut JoinSet<()>, kind: Kind, offered: Offered, due: Duration) {
@@ -361,4 +364,22 @@ fn reason(status: &Status) -> &'static str {
     ];
     let given = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
     KNOWN.iter().find(|known| **known == given).copied().unwrap_or("another reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_calls_the_same_users_in_the_same_order() {
+        let called = |seed| -> Vec<(u32, u32)> {
+            let deadline = Duration::from_secs(1);
+            let offer = Offer { rate: 1.0, sites: 10, users: 200, seed, deadline };
+            (1..=1000).map(|number| offer.pick(number)).map(|call| (call.site, call.user)).collect()
+        };
+        assert_eq!(called(1), called(1));
+        assert_ne!(called(1), called(2));
+        let sites: std::collections::BTreeSet<u32> = called(1).iter().map(|(site, _)| *site).collect();
+        assert_eq!(sites.len(), 10);
+    }
 }

@@ -71,7 +71,8 @@ enum Verdict {
     Kept,
     /// For this reason.
     Refused(&'static str),
-    /// It is kept, and refused when its turn comes.
+    /// It is refused when its turn comes. Who hears DEFERRED (because it asked for that, or because the store is being
+    /// rebuilt) has it kept before.
     RefusedLater,
 }
 
@@ -214,8 +215,7 @@ impl Writer {
             {
                 Verdict::Refused("VERSION_MISMATCH")
             }
-            Act::Log(items, Wait::Journaled) if user.log.len() + items > LIST_ITEMS => Verdict::RefusedLater,
-            Act::Log(items, _) if user.log.len() + items > LIST_ITEMS => Verdict::Refused("LIMIT_EXCEEDED"),
+            Act::Log(items, _) if user.log.len() + items > LIST_ITEMS => Verdict::RefusedLater,
             _ => Verdict::Kept,
         }
     }

@@ -20,7 +20,7 @@ pub const ENTRY_HEADER: usize = 20;
 pub(crate) const MAX_NUMBER: u64 = 1 << 62;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"STDFSEGM";
-const BATCH_MAGIC: [u8; 4] = *b"BtCh";
+pub(crate) const BATCH_MAGIC: [u8; 4] = *b"BtCh";
 
 pub(crate) const TERMINATOR: [u8; BATCH_HEADER] = [0; BATCH_HEADER];
 

@@ -99,7 +99,7 @@ fn whichever_byte_is_flipped_at_most_its_batch_is_lost() {
         for file in ["segment-0000000001", "segment-0000000002", MANIFEST] {
             let path = Path::new(DIR).join(file);
             let content = fs.content(&path).unwrap();
-            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            let used = end_of(&content);
             for offset in (0..used).step_by(if file == MANIFEST { 7 } else { 2 }) {
                 let hurt = fs.restart(Survivors::Written);
                 hurt.flip(&path, offset, 0x41);
@@ -141,7 +141,7 @@ fn truncated_and_missing_files_lose_what_they_held_and_no_more() {
         let (fs, written) = small_journal(clean);
         for number in [1, 2] {
             let content = fs.content(&segment(number)).unwrap();
-            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            let used = end_of(&content);
             for length in (0..used).step_by(7).chain([used, content.len() - 1]) {
                 let hurt = fs.restart(Survivors::Written);
                 hurt.set_content(&segment(number), content[..length].to_vec());

@@ -67,7 +67,7 @@ fn every_flipped_byte_is_noticed() {
         for (file, last) in [("segment-0000000001", false), ("segment-0000000002", true), (MANIFEST, false)] {
             let path = Path::new(DIR).join(file);
             let content = fs.content(&path).unwrap();
-            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            let used = end_of(&content);
             for offset in 0..used {
                 for mask in [0x01, 0x80, 0xFF] {
                     let hurt = fs.restart(Survivors::Written);
@@ -94,7 +94,7 @@ fn every_truncation_is_noticed() {
         for file in ["segment-0000000001", "segment-0000000002", MANIFEST] {
             let path = Path::new(DIR).join(file);
             let content = fs.content(&path).unwrap();
-            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            let used = end_of(&content);
             let lengths = (0..used.min(content.len())).chain([content.len() - 1]);
             for length in lengths {
                 let hurt = fs.restart(Survivors::Written);
@@ -112,7 +112,7 @@ fn every_zeroed_batch_is_noticed() {
     let (fs, written) = small_journal(false);
     let path = Path::new(DIR).join("segment-0000000002");
     let content = fs.content(&path).unwrap();
-    let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let used = end_of(&content);
     for start in (128..used - 120).step_by(3) {
         let hurt = fs.restart(Survivors::Written);
         let mut zeroed = content.clone();

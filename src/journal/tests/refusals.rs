@@ -126,7 +126,7 @@ fn a_bad_batch_before_a_good_one_is_damage() {
     let fs = FaultyFs::new();
     let mut log = open(&fs).unwrap().into_log();
     append(&mut log, &[payload(1, 0)]).unwrap();
-    let at = fs.content(&segment(1)).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let at = end_of(&fs.content(&segment(1)).unwrap());
     append(&mut log, &[payload(2, 0)]).unwrap();
     append(&mut log, &[payload(3, 0)]).unwrap();
     drop(log);

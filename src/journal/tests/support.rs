@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use super::super::format::{BATCH_MAGIC, BATCH_OVERHEAD};
 use super::super::fs::{FaultyFs, Fs};
 use super::super::log::Log;
 use super::super::{
@@ -158,4 +159,15 @@ pub fn file_of(fs: &FaultyFs, prefix: &str) -> PathBuf {
     let names = fs.list(Path::new(DIR)).unwrap();
     let name = names.iter().rfind(|name| name.starts_with(prefix)).unwrap();
     Path::new(DIR).join(name)
+}
+
+/// Where the content of a file ends. The checksum at the end of the last batch may end with zeros, like those behind it.
+pub fn end_of(content: &[u8]) -> usize {
+    match content.windows(BATCH_MAGIC.len()).rposition(|bytes| bytes == BATCH_MAGIC) {
+        Some(batch) => {
+            let length: [u8; 4] = content[batch + 4..batch + 8].try_into().unwrap();
+            batch + BATCH_OVERHEAD as usize + u32::from_le_bytes(length) as usize
+        }
+        None => content.iter().rposition(|byte| *byte != 0).unwrap() + 1,
+    }
 }

@@ -1,7 +1,8 @@
 //! The attribute index, in memory: which profiles have which value.
 //!
 //! It is derived from the profiles: built at start in the background, kept up by commits, never on disk.
-//! One writer changes it (while a generation is filled, whoever fills it); readers share a lock for as long as a bounded scan takes. It speaks of profiles
+//! One writer changes it (while a generation is filled, whoever fills it); readers share a lock for as long as a
+//! bounded scan takes. It speaks of profiles
 //! by number, and what it says may be a moment old, or left over from a commit that failed: readers check
 //! the profile that they load. It never leaves a profile out.
 
@@ -214,15 +215,16 @@ impl AttributeIndex {
         after: Option<&IndexKey>,
         limit: usize,
     ) -> Result<(Vec<IndexKey>, bool), StoreError> {
-        let attribute =
-            self.sites.read().get(&scan.site).and_then(|site| site.get(&*scan.attribute)).cloned();
-        let Some(attribute) = attribute else {
-            // Nobody has it. While the index is built that is not known yet.
-            return match self.state() {
-                IndexState::Ready => Ok((Vec::new(), false)),
-                IndexState::Building { done, total } => Err(StoreError::IndexBuilding { done, total }),
-            };
+        let find = || self.sites.read().get(&scan.site).and_then(|site| site.get(&*scan.attribute)).cloned();
+        let attribute = match (find(), self.state()) {
+            (None, IndexState::Building { done, total }) => {
+                return Err(StoreError::IndexBuilding { done, total });
+            }
+            // The pass may have ended between the two looks; from then on nobody has what is not found.
+            (None, IndexState::Ready) => find(),
+            (found, _) => found,
         };
+        let Some(attribute) = attribute else { return Ok((Vec::new(), false)) };
         let (from, to) = (bound_key(&scan.from)?, bound_key(&scan.to)?);
         let prefix = scan.prefix.as_ref().map(|text| order::text_key(text)).unwrap_or_default();
         let mut found: Vec<IndexKey> = Vec::new();

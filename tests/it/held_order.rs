@@ -114,6 +114,7 @@ impl Round {
 #[tokio::test]
 async fn each_users_writes_happen_in_order_whatever_is_held_back() {
     let rounds = std::env::var("STEADFAST_HOLD_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
+    let mut refused = 0;
     for seed in 0..rounds {
         let home = Home::new().set("writes.reply_after=20ms");
         let day = Day::on(&home).await;
@@ -135,7 +136,8 @@ async fn each_users_writes_happen_in_order_whatever_is_held_back() {
                 round.day = Day::on(&home).await;
             }
         }
-        assert!(round.kept > 50 && round.refused > 0, "{} {}", round.kept, round.refused);
+        assert!(round.kept > 50, "{}", round.kept);
+        refused += round.refused;
         while !round.holds.is_empty() {
             round.release().await;
         }
@@ -149,4 +151,5 @@ async fn each_users_writes_happen_in_order_whatever_is_held_back() {
         }
         round.day.server.stop();
     }
+    assert!(refused > 0, "no round refused anything");
 }
